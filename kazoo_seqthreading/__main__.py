@@ -1,0 +1,258 @@
+"""Compare kazoo's own handler with ours on an ensemble of one's own.
+
+::
+
+    python -m kazoo_seqthreading --hosts zk1:2181,zk2:2181,zk3:2181
+
+The ensemble is only read, but for one small node, directly under the chroot if there
+is one, which is removed in the end. It is put under load while that lasts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any, NoReturn, TextIO
+
+from ._compare import KAZOO, OURS, TITLES, CompareError, Comparison, Figures, compare
+from ._version import __version__
+
+PROGRAM = "kazoo_seqthreading"
+BAR = 20
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the comparison and return the process's exit status."""
+    options = _parse(arguments)
+    for name in ("kazoo", "kazoo_seqthreading"):  # what matters is in our messages
+        logging.getLogger(name).addHandler(logging.NullHandler())
+    progress = _Progress(sys.stderr)
+    interrupts = _Interrupts()
+    try:
+        with interrupts:
+            comparison = compare(
+                options.hosts,
+                seconds=options.seconds,
+                timeout=options.timeout,
+                options=_client_options(options),
+                report=progress.show,
+            )
+    except BaseException as error:
+        progress.clear()
+        if interrupts.seen:
+            print(f"{PROGRAM}: interrupted", file=sys.stderr)
+            return 130
+        if isinstance(error, CompareError):
+            print(f"{PROGRAM}: {error}", file=sys.stderr)
+            return 1
+        raise
+    progress.clear()
+    print(_as_json(comparison) if options.json else _as_table(comparison))
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """Complains in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{PROGRAM}: {message} (--help tells more)\n")
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = _Parser(
+        prog=f"python -m {PROGRAM}",
+        description="Compare kazoo's own threading handler with kazoo_seqthreading's "
+        "on your own ensemble. It is put under load, but only read, except for one "
+        "small node of the comparison's own, which is removed in the end.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument(
+        "--hosts",
+        required=True,
+        metavar="HOST:PORT,...[/CHROOT]",
+        help="as KazooClient takes it",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=_seconds,
+        default=20.0,
+        metavar="S",
+        help="how long to measure (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=10.0,
+        metavar="S",
+        help="session time-out, and limit for connecting (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print JSON instead of a table"
+    )
+    login = parser.add_argument_group("as KazooClient has them")
+    login.add_argument(
+        "--auth",
+        type=_auth,
+        action="append",
+        metavar="SCHEME:CREDENTIAL",
+        help="for example digest:user:password; may be repeated",
+    )
+    login.add_argument("--use-ssl", action="store_true", help="connect with TLS")
+    login.add_argument("--ca", type=_file, metavar="FILE")
+    login.add_argument("--certfile", type=_file, metavar="FILE")
+    login.add_argument("--keyfile", type=_file, metavar="FILE")
+    login.add_argument("--keyfile-password", metavar="PASSWORD")
+    login.add_argument("--no-verify-certs", action="store_true")
+    login.add_argument("--check-hostname", action="store_true")
+    options = parser.parse_args(arguments)
+    if not options.use_ssl:
+        for name in (
+            "ca",
+            "certfile",
+            "keyfile",
+            "keyfile_password",
+            "no_verify_certs",
+            "check_hostname",
+        ):
+            if getattr(options, name):
+                parser.error(f"--{name.replace('_', '-')} needs --use-ssl")
+    return options
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.5 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"must be at least 0.5 seconds, not {text!r}")
+    return seconds
+
+
+def _auth(text: str) -> tuple[str, str]:
+    scheme, colon, credential = text.partition(":")
+    if not (scheme and colon and credential):
+        raise argparse.ArgumentTypeError("must be SCHEME:CREDENTIAL")
+    return scheme, credential
+
+
+def _file(name: str) -> str:
+    try:
+        open(name, "rb").close()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{name}: {error.strerror}") from None
+    return name
+
+
+def _client_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments for ``KazooClient``, those that were given."""
+    found: dict[str, Any] = {}
+    if options.auth:
+        found["auth_data"] = options.auth
+    if options.use_ssl:
+        found["use_ssl"] = True
+        for name in ("ca", "certfile", "keyfile", "keyfile_password"):
+            if getattr(options, name) is not None:
+                found[name] = getattr(options, name)
+        if options.no_verify_certs:
+            found["verify_certs"] = False
+        if options.check_hostname:
+            found["check_hostname"] = True
+    return found
+
+
+class _Interrupts:
+    """Remembers a Ctrl-C: kazoo makes another exception of it in some places."""
+
+    def __init__(self) -> None:
+        self.seen = False
+        self._before: Any = None
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._interrupt)
+
+    def __exit__(self, *error: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _interrupt(self, number: int, frame: object) -> None:
+        self.seen = True
+        raise KeyboardInterrupt
+
+
+# -- what is shown ---------------------------------------------------------------------
+
+
+class _Progress:
+    """A bar, where there is a terminal."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._shown = stream.isatty()
+
+    def show(self, share: float, what: str) -> None:
+        full = round(share * BAR)
+        self._draw(f"[{'#' * full}{'.' * (BAR - full)}] {share:4.0%}  {what}")
+
+    def clear(self) -> None:
+        self._draw("")
+
+    def _draw(self, line: str) -> None:
+        if self._shown:
+            width = shutil.get_terminal_size().columns - 1
+            print(f"\r\x1b[K{line[:width]}", end="", file=self._stream, flush=True)
+
+
+def _as_json(comparison: Comparison) -> str:
+    results = []
+    for what, figures in comparison.work.items():
+        ours, kazoos = figures[OURS], figures[KAZOO]
+        columns = {OURS: ours, KAZOO: kazoos, "ratio": ours.ratio(kazoos)}
+        result: dict[str, Any] = {"work": what}
+        for name, column in columns.items():
+            result[name] = {key: round(n, 4) for key, n in column._asdict().items()}
+        results.append(result)
+    return json.dumps({**comparison.surroundings, "results": results}, indent=2)
+
+
+def _as_table(comparison: Comparison) -> str:
+    about = comparison.surroundings
+    lines = [
+        f"kazoo_seqthreading {about['kazoo_seqthreading']}, kazoo {about['kazoo']}, "
+        f"{about['python']}",
+        f"on {about['server']}, medians of {about['rounds']} rounds",
+        "",
+        _line("", "operations/s", "p50 ms", "p99 ms", "CPU us/operation"),
+    ]
+    for what, figures in comparison.work.items():
+        ours, kazoos = figures[OURS], figures[KAZOO]
+        lines += [
+            what,
+            _figures(TITLES[OURS], ours),
+            _figures(TITLES[KAZOO], kazoos),
+            _line("  ratio", *(f"{one:.2f}x" for one in ours.ratio(kazoos))),
+        ]
+    return "\n".join(lines)
+
+
+def _figures(title: str, figures: Figures) -> str:
+    rate, p50, p99, cpu = figures
+    return _line(f"  {title}", f"{rate:,.0f}", f"{p50:.2f}", f"{p99:.2f}", f"{cpu:.1f}")
+
+
+def _line(title: str, *cells: str) -> str:
+    widths = (14, 9, 9, 18)
+    row = "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths))
+    return f"{title:<24}{row}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,420 @@
+"""Measuring kazoo's own handler and ours on one server; see ``__main__.py``.
+
+Rules
+-----
+1. Both clients talk to the same server, and never at the same time. They take turns:
+   every kind of work, with both, in each round. Figures are medians of the rounds.
+2. The first, short round warms up and does not count.
+3. One node is created, by a session that does nothing else. It is ephemeral: even if
+   the process is killed, the server removes it.
+4. What fails, fails at once: nothing waits for a connection to come back.
+"""
+
+from __future__ import annotations
+
+import inspect
+import platform
+import secrets
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from statistics import median
+from time import monotonic, perf_counter, process_time
+from typing import Any, NamedTuple, Optional
+
+import kazoo.client
+import kazoo.handlers.threading
+import kazoo.hosts
+from kazoo.exceptions import (
+    AuthFailedError,
+    ConnectionLoss,
+    KazooException,
+    NoAuthError,
+    NoNodeError,
+    SessionExpiredError,
+)
+from kazoo.security import CREATOR_ALL_ACL
+from kazoo.version import __version__ as kazoo_version
+
+from ._handler import SequentialThreadingHandler
+from ._version import __version__
+
+#: What the node holds.
+DATA = b"x" * 100
+THREADS = 8
+READS = 256  #: that are outstanding at once, as callbacks are
+WRITES = 64
+#: The share of a round that warms up.
+WARM_UP = 0.3
+#: How often each server is tried for a first connection.
+ATTEMPTS = 2
+
+KAZOO, OURS = "kazoo", "ours"
+
+Note = Callable[[float], None]
+Report = Callable[[float, str], None]
+
+# kazoo has no types, so that strict code may not call it.
+_make_client: Callable[..., Any] = kazoo.client.KazooClient
+_collect_hosts: Callable[..., Any] = kazoo.hosts.collect_hosts
+
+
+class CompareError(Exception):
+    """There is nothing to measure, or no longer; the message is for the user."""
+
+
+class Figures(NamedTuple):
+    """How one handler did one kind of work."""
+
+    operations_per_second: float
+    p50_ms: float
+    p99_ms: float
+    cpu_us_per_operation: float
+
+    def ratio(self, other: Figures) -> Figures:
+        """Return each figure divided by that of *other*."""
+        return Figures(*(a / b if b else 0.0 for a, b in zip(self, other)))
+
+
+class Comparison(NamedTuple):
+    """What was measured where."""
+
+    surroundings: dict[str, Any]
+    work: dict[str, dict[str, Figures]]  #: the figures of each handler
+
+
+def compare(
+    hosts: str,
+    *,
+    seconds: float,
+    timeout: float,
+    options: Mapping[str, Any],
+    report: Report,
+) -> Comparison:
+    """Measure for *seconds*.
+
+    :param timeout: of the sessions, and for connecting, in seconds
+    :param options: for ``KazooClient``
+    :param report: called with the share that is done, and what comes next
+    :raises CompareError: if that is not possible
+    """
+    with ExitStack() as stack:
+        try:
+            server, chroot, path = stack.enter_context(_node(hosts, timeout, options))
+            clients = {
+                name: stack.enter_context(
+                    _connected(server + chroot, handler(), timeout, options)
+                )
+                for name, handler in (
+                    (KAZOO, kazoo.handlers.threading.SequentialThreadingHandler),
+                    (OURS, SequentialThreadingHandler),
+                )
+            }
+            rounds = 5 if seconds >= 5 else 3
+            work = _rounds(clients, path, rounds, seconds, report)
+        except (KazooException, OSError) as error:
+            raise CompareError(_describe(error)) from error
+    surroundings = {
+        "kazoo_seqthreading": __version__,
+        "kazoo": kazoo_version,
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "server": server,
+        "seconds": seconds,
+        "rounds": rounds,
+    }
+    return Comparison(surroundings, work)
+
+
+def _rounds(
+    clients: Mapping[str, Any],
+    path: str,
+    rounds: int,
+    seconds: float,
+    report: Report,
+) -> dict[str, dict[str, Figures]]:
+    figures: dict[str, dict[str, list[Figures]]] = {
+        what: {name: [] for name in clients} for what in WORK
+    }
+    share = seconds / (rounds + WARM_UP) / len(WORK) / len(clients)
+    done = 0.0
+    for number in range(rounds + 1):
+        slice_ = share if number else share * WARM_UP
+        # Neither always comes first.
+        names = sorted(clients, reverse=bool(number % 2))
+        for what, work in WORK.items():
+            for name in names:
+                report(done / seconds, f"{what}, {TITLES[name]}")
+                figure = _measure(partial(work, clients[name], path), slice_)
+                done += slice_
+                if number:
+                    figures[what][name].append(figure)
+    report(1.0, "")
+    return {
+        what: {
+            name: Figures(*(median(column) for column in zip(*samples)))
+            for name, samples in of_work.items()
+        }
+        for what, of_work in figures.items()
+    }
+
+
+def _measure(work: Callable[[float, Note], None], seconds: float) -> Figures:
+    latencies: list[float] = []
+    cpu, began = process_time(), perf_counter()
+    work(began + seconds, latencies.append)
+    took, cpu = perf_counter() - began, process_time() - cpu
+    latencies.sort()
+    count = len(latencies)
+    return Figures(
+        count / took,
+        latencies[count // 2] * 1e3,
+        latencies[count * 99 // 100] * 1e3,
+        cpu / count * 1e6,
+    )
+
+
+# -- kinds of work: operations until a moment of perf_counter(), each noted ----------
+
+
+def _read(client: Any, path: str, end: float, note: Note) -> None:
+    now = perf_counter()
+    while True:
+        client.get(path)
+        began, now = now, perf_counter()
+        note(now - began)
+        if now >= end:
+            return
+
+
+def _read_in_threads(client: Any, path: str, end: float, note: Note) -> None:
+    ended: deque[Optional[BaseException]] = deque()
+    one_more = threading.Semaphore(0)
+
+    def run() -> None:
+        try:
+            _read(client, path, end, note)
+        except BaseException as error:
+            ended.append(error)
+        else:
+            ended.append(None)
+        one_more.release()
+
+    for _ in range(THREADS):
+        threading.Thread(target=run, daemon=True).start()
+    for _ in range(THREADS):
+        one_more.acquire()
+        error = ended.popleft()
+        if error is not None:  # the others end when their client is closed
+            raise error
+
+
+def _pipeline(
+    outstanding: int,
+    begin: Callable[[Any, str], Any],
+    client: Any,
+    path: str,
+    end: float,
+    note: Note,
+) -> None:
+    began = perf_counter()
+    results: deque[tuple[float, Any]] = deque()
+    for _ in range(outstanding):
+        results.append((began, begin(client, path)))
+    while results:
+        began, result = results.popleft()
+        result.get()
+        now = perf_counter()
+        note(now - began)
+        if now < end:
+            results.append((now, begin(client, path)))
+
+
+def _begin_read(client: Any, path: str) -> Any:
+    return client.get_async(path)
+
+
+def _begin_write(client: Any, path: str) -> Any:
+    return client.set_async(path, DATA)
+
+
+def _read_in_callbacks(client: Any, path: str, end: float, note: Note) -> None:
+    left = READS
+    failure: Optional[BaseException] = None
+    ended = threading.Event()
+
+    def begin() -> None:
+        client.get_async(path).rawlink(partial(complete, perf_counter()))
+
+    def complete(began: float, result: Any) -> None:
+        nonlocal left, failure
+        try:
+            result.get()
+            now = perf_counter()
+            note(now - began)
+            if now < end:
+                begin()
+                return
+            left -= 1
+        except BaseException as error:
+            failure = error
+            ended.set()
+        if not left:
+            ended.set()
+
+    for _ in range(READS):
+        begin()
+    ended.wait()
+    if failure is not None:
+        raise failure
+
+
+WORK: dict[str, Callable[[Any, str, float, Note], None]] = {
+    "synchronous reads, 1 thread": _read,
+    f"synchronous reads, {THREADS} threads": _read_in_threads,
+    f"pipelined reads, {READS} at once": partial(_pipeline, READS, _begin_read),
+    f"reads with callbacks, {READS} at once": _read_in_callbacks,
+    f"pipelined writes, {WRITES} at once": partial(_pipeline, WRITES, _begin_write),
+}
+TITLES = {KAZOO: "kazoo's handler", OURS: "kazoo_seqthreading"}
+
+
+# -- connecting ------------------------------------------------------------------------
+
+
+class _Attempts(SequentialThreadingHandler):
+    """Remembers how the attempts to connect have ended."""
+
+    def __init__(self, timeout: float) -> None:
+        super().__init__(connect_timeout=timeout)
+        self.failures = 0
+        self.failure: Optional[BaseException] = None
+        self.server = ""
+
+    def create_connection(  # type: ignore[override]
+        self, address: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        try:
+            connection = super().create_connection(address, *args, **kwargs)
+        except Exception as error:
+            self.failure = error
+            self.failures += 1
+            raise
+        host, port = address[0], address[1]
+        if kwargs.get("use_ssl") and isinstance(kwargs.get("hostname"), str):
+            host = kwargs["hostname"]  # which the certificate may name
+        self.server = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return connection
+
+
+@contextmanager
+def _node(
+    hosts: str, timeout: float, options: Mapping[str, Any]
+) -> Iterator[tuple[str, str, str]]:
+    """Create a node, and remove it in the end.
+
+    :returns: the server that we are connected to, the chroot, and the node's path
+    """
+    addresses, chroot = _resolve(hosts)
+    handler = _Attempts(timeout)
+    without = {name: value for name, value in options.items() if name != "auth_data"}
+    with _closing(_new_client(hosts, handler, timeout, without)) as client:
+        connected = client.start_async()
+        deadline = monotonic() + timeout
+        while not connected.wait(0.05):
+            if handler.failures >= ATTEMPTS * addresses and handler.failure:
+                raise CompareError(f"cannot connect: {_describe(handler.failure)}")
+            if monotonic() > deadline:
+                raise CompareError(
+                    f"no session within {timeout:g} s: "
+                    + _reason(handler, bool(options.get("use_ssl")))
+                )
+        # Given to the client it would fail sooner or later, as a lost connection, too.
+        for scheme, credential in options.get("auth_data") or ():
+            client.add_auth(scheme, credential)
+        path = f"/kazoo-seqthreading-{secrets.token_hex(8)}"
+        acl = CREATOR_ALL_ACL if options.get("auth_data") else None
+        try:
+            client.create(path, DATA, acl=acl, ephemeral=True)
+        except NoNodeError:
+            raise CompareError(f"the chroot {chroot} does not exist") from None
+        try:
+            yield handler.server, chroot, path
+        finally:
+            client.delete_async(path).wait(timeout)
+
+
+@contextmanager
+def _connected(
+    hosts: str, handler: Any, timeout: float, options: Mapping[str, Any]
+) -> Iterator[Any]:
+    with _closing(_new_client(hosts, handler, timeout, options)) as client:
+        if not client.start_async().wait(timeout):
+            raise CompareError(f"no second session on {hosts} within {timeout:g} s")
+        yield client
+
+
+@contextmanager
+def _closing(client: Any) -> Iterator[Any]:
+    try:
+        yield client
+    finally:
+        client.stop()
+        client.close()
+
+
+def _new_client(
+    hosts: str, handler: Any, timeout: float, options: Mapping[str, Any]
+) -> Any:
+    accepted = inspect.signature(kazoo.client.KazooClient).parameters
+    for name in options:
+        if name not in accepted:
+            raise CompareError(f"kazoo {kazoo_version} has no option {name}")
+    return _make_client(hosts, timeout=timeout, handler=handler, **options)
+
+
+def _resolve(hosts: str) -> tuple[int, str]:
+    """Return how many addresses *hosts* has, and its chroot."""
+    try:
+        servers, chroot = _collect_hosts(hosts)
+    except ValueError as error:
+        raise CompareError(f"bad hosts {hosts!r}: {error}") from None
+    addresses = 0
+    failure = ""
+    for host, port in servers:
+        try:
+            infos = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            failure = f"{host}: {_describe(error)}"
+        else:
+            addresses += len(infos)
+    if not addresses:
+        raise CompareError(f"cannot connect: {failure}")
+    return addresses, (chroot or "").rstrip("/")
+
+
+def _reason(handler: _Attempts, use_ssl: bool) -> str:
+    if handler.failure is not None:
+        return _describe(handler.failure)
+    if not handler.server:
+        return "no server has answered"
+    if use_ssl:
+        return f"{handler.server} accepts connections, but no session"
+    return f"{handler.server} accepts connections, but no session (without --use-ssl)"
+
+
+def _describe(error: BaseException) -> str:
+    """Return *error* as one line."""
+    if isinstance(error, AuthFailedError):
+        return "the authentication failed"
+    if isinstance(error, NoAuthError):
+        return "not allowed to create and read a node: give --auth, or a chroot"
+    if isinstance(error, (ConnectionLoss, SessionExpiredError)):
+        return "the connection was lost"
+    text = " ".join(str(error).split())
+    name = type(error).__name__
+    if isinstance(error, OSError) and text:
+        return getattr(error, "strerror", None) or text
+    return f"{name}: {text}" if text else name

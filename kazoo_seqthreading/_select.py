@@ -1,0 +1,271 @@
+"""``select`` by ``poll``: no limit on descriptors, nothing made and thrown away.
+
+Where there is no ``select.poll`` (on Windows), ``select.select`` does it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select as _system
+import threading
+from collections.abc import Iterable, Sequence
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Optional
+
+if TYPE_CHECKING:
+    from ._wakeup import WakeUp
+
+Lists = tuple[list[Any], list[Any], list[Any]]
+
+HAVE_POLL = hasattr(_system, "poll")
+
+
+def to_fileno(obj: Any) -> int:
+    """Return the descriptor of *obj*, a number or something with ``fileno()``.
+
+    :raises TypeError: if it is neither
+    :raises OSError: if the descriptor is closed
+    """
+    if isinstance(obj, int):
+        fd = int(obj)
+    else:
+        fileno = getattr(obj, "fileno", None)
+        if fileno is None:
+            raise TypeError(f"not a descriptor, and without fileno(): {obj!r}")
+        fd = fileno()
+        if not isinstance(fd, int):
+            raise TypeError(f"fileno() of {obj!r} returned {fd!r}")
+    if fd < 0:
+        raise OSError(errno.EBADF, f"the descriptor is closed: {obj!r}")
+    return fd
+
+
+def check_timeout(timeout: Optional[float]) -> None:
+    """Refuse what ``select.select`` refuses.
+
+    :raises TypeError: if *timeout* is neither a number nor ``None``
+    :raises ValueError: if it is negative
+    """
+    if timeout is not None:
+        if not isinstance(timeout, (int, float)):
+            raise TypeError(f"timeout must be a number or None, not {timeout!r}")
+        if not timeout >= 0:
+            raise ValueError(f"timeout must be non-negative, not {timeout!r}")
+
+
+def select(
+    rlist: Sequence[Any],
+    wlist: Sequence[Any],
+    xlist: Sequence[Any],
+    timeout: Optional[float] = None,
+) -> Lists:
+    """Wait as :func:`select.select` does, for any number of descriptors.
+
+    What has been read already, as ``pending()`` tells, is readable, too.
+    """
+    check_timeout(timeout)
+    deadline = None if timeout is None else monotonic() + timeout
+    while True:
+        buffered = [obj for obj in rlist if _pending(obj)]
+        wakeups = [obj for obj in rlist if hasattr(obj, "fall_asleep")]
+        asleep = [wakeup for wakeup in wakeups if wakeup.fall_asleep()]
+        left = 0.0 if buffered or len(asleep) < len(wakeups) else _left(deadline)
+        wait = _by_poll if HAVE_POLL else _by_select
+        try:
+            readable, writable, urgent = wait(rlist, wlist, xlist, left)
+        finally:
+            for wakeup in asleep:
+                wakeup.wake_up(rung=True)
+        # A wake-up may ring for what another thread has taken meanwhile.
+        ready = {id(obj) for obj in readable if obj not in wakeups or _pending(obj)}
+        ready.update(map(id, buffered))
+        if ready or writable or urgent or not readable or _left(deadline) == 0:
+            return [obj for obj in rlist if id(obj) in ready], writable, urgent
+
+
+def _left(deadline: Optional[float]) -> Optional[float]:
+    return None if deadline is None else max(0.0, deadline - monotonic())
+
+
+def _pending(obj: Any) -> bool:
+    pending = getattr(obj, "buffered", None) or getattr(obj, "pending", None)
+    try:
+        return pending is not None and pending() > 0
+    except (OSError, ValueError):  # ssl: closed, or not shaken hands yet
+        return False
+
+
+def _by_poll(
+    rlist: Iterable[Any],
+    wlist: Iterable[Any],
+    xlist: Iterable[Any],
+    timeout: Optional[float],
+) -> Lists:
+    wanted = (
+        [(obj, to_fileno(obj)) for obj in rlist],
+        [(obj, to_fileno(obj)) for obj in wlist],
+        [(obj, to_fileno(obj)) for obj in xlist],
+    )
+    masks: dict[int, int] = {}
+    # One registration for both directions of a descriptor.
+    for entries, mask in zip(
+        wanted, (_system.POLLIN, _system.POLLOUT, _system.POLLPRI)
+    ):
+        for _, fd in entries:
+            masks[fd] = masks.get(fd, 0) | mask
+    poller = _system.poll()
+    for fd, mask in masks.items():
+        poller.register(fd, mask)
+    deadline = None if timeout is None else monotonic() + timeout
+    # As the kernel's select sees them: an error is readable and writable.
+    failed = _system.POLLERR
+    bits = (
+        _system.POLLIN | _system.POLLHUP | failed,
+        _system.POLLOUT | failed,
+        _system.POLLPRI,
+    )
+    while True:
+        left = None if deadline is None else max(0.0, deadline - monotonic())
+        happened = dict(poller.poll(_milliseconds(left)))
+        for fd, events in happened.items():
+            if events & _system.POLLNVAL:
+                raise OSError(errno.EBADF, f"descriptor {fd} is closed")
+        readable, writable, urgent = (
+            [obj for obj, fd in entries if happened.get(fd, 0) & mask]
+            for entries, mask in zip(wanted, bits)
+        )
+        if readable or writable or urgent or not (happened or left):
+            return readable, writable, urgent
+        for fd in happened:  # hung up, which a caller who does not read cannot see
+            poller.unregister(fd)
+
+
+def _milliseconds(timeout: Optional[float]) -> Optional[float]:
+    """Return *timeout* as ``poll`` takes it: 24 days are the most it knows."""
+    return None if timeout is None else min(timeout * 1000, 0x7FFFFFFF)
+
+
+def _by_select(
+    rlist: Sequence[Any],
+    wlist: Sequence[Any],
+    xlist: Sequence[Any],
+    timeout: Optional[float],
+) -> Lists:
+    for obj in (*rlist, *wlist, *xlist):
+        to_fileno(obj)
+    if not (rlist or wlist or xlist):  # Windows cannot wait for nothing
+        threading.Event().wait(timeout)
+        return [], [], []
+    return _system.select(rlist, wlist, xlist, timeout)
+
+
+class Poller:
+    """Waits for one connection and one wake-up channel, again and again."""
+
+    def __init__(self) -> None:
+        self._registered: tuple[int, bool, int] = (-2, False, -2)  # nothing yet
+
+    def poll(
+        self,
+        fd: int,
+        writing: bool,
+        wakeup: Optional[WakeUp],
+        timeout: Optional[float],
+    ) -> tuple[bool, bool]:
+        """Sleep until something happens.
+
+        :param fd: the connection's descriptor; it waits for replies
+        :param writing: whether it waits to be writable, too
+        :param timeout: in seconds; ``None`` waits for ever
+        :returns: whether the connection can be read, and whether *wakeup* has to be
+            made quiet
+        :raises OSError: if a descriptor is closed
+        """
+        wake_fd = -1 if wakeup is None else wakeup.fileno()
+        if self._registered != (fd, writing, wake_fd):
+            if fd < 0:
+                raise OSError(errno.EBADF, "the connection is closed")
+            self._register(fd, writing, wake_fd)
+            self._registered = (fd, writing, wake_fd)
+        return self._poll(timeout)
+
+    def close(self) -> None:
+        """Release what the system keeps for it."""
+
+    def _register(self, fd: int, writing: bool, wake_fd: int) -> None:
+        raise NotImplementedError
+
+    def _poll(self, timeout: Optional[float]) -> tuple[bool, bool]:
+        raise NotImplementedError
+
+
+class SelectPoller(Poller):
+    """For systems without ``poll``."""
+
+    def _register(self, fd: int, writing: bool, wake_fd: int) -> None:
+        self._reading = [fd] if wake_fd < 0 else [fd, wake_fd]
+        self._writing = [fd] if writing else []
+
+    def _poll(self, timeout: Optional[float]) -> tuple[bool, bool]:
+        readable, _, _ = _by_select(self._reading, self._writing, [], timeout)
+        return self._reading[0] in readable, self._reading[-1] in readable
+
+
+class PollPoller(Poller):
+    """For systems without ``epoll`` or without ``eventfd``."""
+
+    def _register(self, fd: int, writing: bool, wake_fd: int) -> None:
+        self._object = _system.poll()
+        self._object.register(fd, _system.POLLIN | (_system.POLLOUT if writing else 0))
+        if wake_fd >= 0:
+            self._object.register(wake_fd, _system.POLLIN)
+
+    def _poll(self, timeout: Optional[float]) -> tuple[bool, bool]:
+        readable = rung = False
+        for fd, events in self._object.poll(_milliseconds(timeout)):
+            if events & _system.POLLNVAL:
+                raise OSError(errno.EBADF, f"descriptor {fd} is closed")
+            if fd != self._registered[0]:
+                rung = True
+            elif events & ~_system.POLLOUT:
+                readable = True
+        return readable, rung
+
+
+class EpollPoller(Poller):
+    """Edge-triggered for the wake-up, which so need not be read to be quiet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._object = _system.epoll()
+
+    def close(self) -> None:
+        """Close the descriptor; in a forked child the parent's stays as it is."""
+        self._object.close()
+
+    def _register(self, fd: int, writing: bool, wake_fd: int) -> None:
+        mask = _system.EPOLLIN | (_system.EPOLLOUT if writing else 0)
+        old_fd, _, old_wake_fd = self._registered
+        if fd == old_fd:
+            self._object.modify(fd, mask)
+        else:
+            self._object.register(fd, mask)
+        if wake_fd != old_wake_fd:
+            if old_wake_fd >= 0:
+                self._object.unregister(old_wake_fd)
+            if wake_fd >= 0:
+                self._object.register(wake_fd, _system.EPOLLIN | _system.EPOLLET)
+
+    def _poll(self, timeout: Optional[float]) -> tuple[bool, bool]:
+        for fd, events in self._object.poll(timeout, 2):
+            if fd == self._registered[0] and events & ~_system.EPOLLOUT:
+                return True, False
+        return False, False
+
+
+def make_poller() -> Poller:
+    """Return the best poller that the system has."""
+    if hasattr(_system, "epoll") and hasattr(os, "eventfd"):
+        return EpollPoller()
+    return PollPoller() if HAVE_POLL else SelectPoller()

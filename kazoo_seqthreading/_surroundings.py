@@ -1,0 +1,79 @@
+"""Warnings of surroundings in which threads do not work as expected."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+from ._errors import BlockingCallWarning
+
+_warned: set[str] = set()
+
+
+def warn_of_surroundings() -> None:
+    """Warn, once each, where gevent, eventlet or uWSGI change what threads are."""
+    gevent = sys.modules.get("gevent.monkey")
+    if gevent is not None and gevent.is_module_patched("threading"):
+        _warn_once(
+            "gevent has monkey-patched this process; use kazoo's own handler for it, "
+            "kazoo.handlers.gevent.SequentialGeventHandler"
+        )
+    eventlet = sys.modules.get("eventlet.patcher")
+    if eventlet is not None and eventlet.is_monkey_patched("thread"):
+        _warn_once(
+            "eventlet has monkey-patched this process; use kazoo's own handler for it, "
+            "kazoo.handlers.eventlet.SequentialEventletHandler"
+        )
+    uwsgi = sys.modules.get("uwsgi")
+    options = getattr(uwsgi, "opt", {})
+    if uwsgi is not None and not {"threads", "enable-threads"} & _decode(options):
+        _warn_once(
+            "uWSGI runs without threads, so that a ZooKeeper session will time out "
+            "between requests; start it with --enable-threads"
+        )
+
+
+def _decode(options: object) -> set[str]:
+    """Return the names of the uWSGI options that are switched on."""
+    if not isinstance(options, dict):
+        return set()
+    off = (False, None, b"0", b"false", "0", "false")
+    return {
+        name.decode() if isinstance(name, bytes) else str(name)
+        for name, value in options.items()
+        if value not in off
+    }
+
+
+def warn_in_event_loop() -> None:
+    """Warn of a blocking call where an asyncio event loop in debug mode runs."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None:
+        return
+    loop = asyncio._get_running_loop()
+    if loop is not None and loop.get_debug():
+        warnings.warn(
+            "a blocking ZooKeeper call holds up the event loop of this thread; await "
+            "the result of the *_async method instead",
+            BlockingCallWarning,
+            stacklevel=_levels_to_caller(),
+        )
+
+
+def _levels_to_caller() -> int:
+    """Return the ``stacklevel``, for our caller, of the code that called kazoo."""
+    levels = 1
+    frame = sys._getframe(1).f_back
+    while frame is not None:
+        levels += 1
+        package = frame.f_globals.get("__name__", "").partition(".")[0]
+        if package not in ("kazoo", __package__):
+            break
+        frame = frame.f_back
+    return levels
+
+
+def _warn_once(message: str) -> None:
+    if message not in _warned:
+        _warned.add(message)
+        warnings.warn(message, RuntimeWarning, stacklevel=4)

@@ -1,0 +1,160 @@
+"""TLS: contexts that are made once, and a codec between plain bytes and records.
+
+The codec works on memory, not on a socket: one ``recv`` can bring dozens of records,
+and nothing that has arrived hides from ``poll``.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple, Optional, Union
+
+Data = Union[bytes, bytearray, memoryview]
+
+
+class Arguments(NamedTuple):
+    """What kazoo says about TLS; see ``KazooClient``."""
+
+    ca: Optional[str]
+    certfile: Optional[str]
+    keyfile: Optional[str]
+    keyfile_password: Optional[str]
+    verify_certs: bool
+    check_hostname: bool
+    options: Optional[int]
+    ciphers: Optional[str]
+
+
+class Contexts:
+    """Contexts made of kazoo's arguments, and kept until a file changes on disk."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._made: dict[Arguments, tuple[object, ssl.SSLContext]] = {}
+
+    def get(self, arguments: Arguments) -> ssl.SSLContext:
+        """Return a context, TLS 1.2 or newer.
+
+        :raises ValueError: if host names are to be checked, but not certificates
+        :raises OSError: if a file cannot be read; an :exc:`ssl.SSLError` if it does
+            not hold what it should
+        """
+        if arguments.check_hostname and not arguments.verify_certs:
+            raise ValueError("check_hostname needs verify_certs")
+        # Looked at before they are read: a change in between is seen next time.
+        signature = tuple(
+            _signature(path)
+            for path in (arguments.ca, arguments.certfile, arguments.keyfile)
+        )
+        with self._lock:
+            made = self._made.get(arguments)
+        if made is not None and made[0] == signature:
+            return made[1]
+        context = _make(arguments)
+        with self._lock:
+            self._made[arguments] = (signature, context)
+        return context
+
+    def after_fork(self) -> None:
+        """Forget a lock that another thread may have held."""
+        self._lock = threading.Lock()
+
+
+def _signature(path: Optional[str]) -> object:
+    if path is None:
+        return None
+    status = os.stat(path)
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _make(arguments: Arguments) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if arguments.options is not None:
+        context.options = ssl.Options(arguments.options)
+    if arguments.ciphers:
+        context.set_ciphers(arguments.ciphers)
+    context.check_hostname = arguments.check_hostname
+    context.verify_mode = ssl.CERT_REQUIRED if arguments.verify_certs else ssl.CERT_NONE
+    context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+    if arguments.ca:
+        context.load_verify_locations(arguments.ca)
+    if arguments.certfile:
+        context.load_cert_chain(
+            arguments.certfile, arguments.keyfile, arguments.keyfile_password
+        )
+    return context
+
+
+class Codec:
+    """The TLS of one connection.
+
+    :param hostname: for SNI, and to be checked if the context says so
+    """
+
+    def __init__(self, context: ssl.SSLContext, hostname: Optional[str]) -> None:
+        self._incoming = ssl.MemoryBIO()
+        self.outgoing = ssl.MemoryBIO()
+        self.ssl = context.wrap_bio(
+            self._incoming, self.outgoing, server_hostname=hostname
+        )
+
+    def handshake(
+        self, receive: Callable[[int], bytes], send: Callable[[bytes], Any]
+    ) -> None:
+        """Shake hands.
+
+        :param receive: a blocking ``recv``
+        :param send: a blocking ``sendall``
+        :raises ssl.SSLError: if the peers do not agree
+        """
+        while True:
+            try:
+                self.ssl.do_handshake()
+            except ssl.SSLWantReadError:
+                send(self.outgoing.read())
+                data = receive(65536)
+                if data:
+                    self._incoming.write(data)
+                else:
+                    self._incoming.write_eof()
+            except ssl.SSLError:
+                alert = self.outgoing.read()
+                if alert:
+                    try:
+                        send(alert)
+                    except OSError:
+                        pass  # the failure itself tells more
+                raise
+            else:
+                send(self.outgoing.read())
+                return
+
+    def encrypt(self, data: Data) -> bytes:
+        """Return the records for *data*."""
+        self.ssl.write(data)
+        return self.outgoing.read()
+
+    def decrypt(self, data: bytes) -> tuple[bytes, bool]:
+        """Return what the records in *data* held, and whether the peer has ended.
+
+        :param data: as received; ``b""`` means that the peer has closed
+        """
+        if data:
+            self._incoming.write(data)
+        else:
+            self._incoming.write_eof()
+        parts: list[bytes] = []
+        try:
+            while True:
+                part = self.ssl.read(65536)
+                if not part:
+                    return b"".join(parts), True
+                parts.append(part)
+        except ssl.SSLWantReadError:
+            return b"".join(parts), False
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            return b"".join(parts), True
