@@ -1,0 +1,109 @@
+"""``stats()`` and ``repr``: what they count is what happened."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from kazoo.protocol.states import Callback
+
+from kazoo_seqthreading import SequentialThreadingHandler
+from tests.support import wait_until
+
+
+def test_queues() -> None:
+    handler = SequentialThreadingHandler()
+    handler.start()
+    release, entered = threading.Event(), threading.Event()
+
+    def block() -> None:
+        entered.set()
+        assert release.wait(10)
+
+    def fail() -> None:
+        raise ValueError("on purpose")
+
+    try:
+        for function in (block, fail):
+            handler.dispatch_callback(Callback("watch", function, ()))
+        assert entered.wait(10)
+        watches = handler.stats().watches
+        assert (watches.depth, watches.run, watches.failed) == (1, 0, 0)
+        assert watches.running is not None
+        assert watches.running.endswith("test_queues.<locals>.block")
+        assert watches.running_for >= 0.0
+        release.set()
+        after = wait_until(
+            lambda: [one for one in [handler.stats().watches] if one.run == 2]
+        )[0]
+        assert (after.depth, after.failed, after.running) == (0, 1, None)
+        assert 0 < after.longest_run <= after.run_time
+        assert 0 < after.longest_wait <= after.waiting_time
+        handler.stop()
+        handler.start()
+        assert handler.stats().watches.run == 2  # goes on over a restart
+        assert handler.stats().completions.run == 0
+    finally:
+        release.set()
+        handler.stop()
+
+
+def test_snapshot_is_immutable() -> None:
+    stats = SequentialThreadingHandler().stats()
+    assert stats.running is False
+    with pytest.raises(AttributeError):
+        stats.requests = 1  # type: ignore[misc]
+
+
+def test_traffic(client: Any) -> None:
+    if not isinstance(client.handler, SequentialThreadingHandler):
+        pytest.fail("kazoo's handler counts nothing")
+    before = client.handler.stats()
+    for _ in range(50):
+        client.exists("/")
+    results = [client.exists_async("/") for _ in range(500)]
+    for result in results:
+        result.get(timeout=10)
+    after = client.handler.stats()
+    assert after.running and after.connections_made == 1
+    assert after.connections_failed == 0
+    assert 550 <= after.requests - before.requests <= 560  # and heartbeats
+    assert 550 <= after.replies - before.replies <= 560
+    assert after.bytes_sent - before.bytes_sent >= 550 * 16
+    assert after.bytes_received - before.bytes_received >= 550 * 20
+    assert after.wake_ups > before.wake_ups
+    assert after.system_calls_saved > before.system_calls_saved
+
+
+def test_failed_connection() -> None:
+    handler = SequentialThreadingHandler()
+    with pytest.raises(OSError, match=r"127\.0\.0\.1:1"):
+        handler.create_connection(("127.0.0.1", 1), timeout=5)
+    assert handler.stats().connections_failed == 1
+
+
+def test_totals_outlive_connections(client: Any) -> None:
+    client.exists("/")
+    client.stop()
+    stats = client.handler.stats()
+    assert stats.requests >= 2 and stats.replies >= 2
+    client.start()
+    assert client.handler.stats().requests > stats.requests
+    assert client.handler.stats().connections_made == 2
+
+
+def test_repr() -> None:
+    handler = SequentialThreadingHandler()
+    state = "completions=0 watches=0 connections=0>"
+    assert repr(handler).startswith("<SequentialThreadingHandler kazoo-seqthreading-")
+    assert repr(handler).endswith(f" stopped {state}")
+    handler.start()
+    try:
+        assert repr(handler).endswith(f" running {state}")
+    finally:
+        handler.stop()
+    result = handler.async_result()
+    assert repr(result) == "<AsyncResult pending>"
+    result.set(b"x")
+    assert repr(result) == "<AsyncResult value=b'x'>"
