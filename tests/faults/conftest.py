@@ -1,0 +1,189 @@
+"""Fixtures of the fault suite: servers to break, and clients under load."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import ssl
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Callable
+
+import pytest
+
+from tests.faults.load import Load, close, new_client
+from tests.faults.proxy import Proxy
+from tests.zookeeper import HOST, TLS, Node, ZooKeeper
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+#: A server keeps its last 500 writes in memory, which are large here.
+CONFIG = {"-XX:MaxHeapSize": "512m"}
+
+
+@dataclass
+class Ensemble:
+    """Three servers, and how to reach them."""
+
+    zookeeper: ZooKeeper
+    handler_class: type[Any]
+    tls: bool
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def port(self, node: Node) -> int:
+        """Return the port of *node* for clients."""
+        port = node.tls_port if self.tls else node.port
+        assert port is not None
+        return port
+
+    @property
+    def hosts(self) -> str:
+        """The connect string."""
+        return self.zookeeper.tls_hosts if self.tls else self.zookeeper.hosts
+
+    def restore(self) -> None:
+        """Bring back the servers that the test before has killed."""
+        self.zookeeper.restore()
+
+    def hosts_from(self, first: Node) -> str:
+        """Return the connect string with *first* in front."""
+        nodes = sorted(self.zookeeper.nodes, key=lambda node: node is not first)
+        return ",".join(f"{HOST}:{self.port(node)}" for node in nodes)
+
+    def load(self, hosts: str = "", **arguments: Any) -> Load:
+        """Return clients under load, connected to *hosts*, by default all servers."""
+        options = {**self.options, **arguments.pop("options", {})}
+        return Load(
+            self.handler_class,
+            hosts or self.hosts,
+            self.zookeeper.hosts,
+            options=options,
+            **arguments,
+        )
+
+    def client(self, hosts: str = "", **options: Any) -> Any:
+        """Return an unstarted client."""
+        options = {**self.options, **options}
+        return new_client(self.handler_class, hosts or self.hosts, **options)
+
+
+@pytest.fixture(autouse=True)
+def scenario(request: pytest.FixtureRequest, record_property: Any) -> None:
+    """Leave in the report what the test is about, for ``compare.py``."""
+    text = inspect.getdoc(request.function) or request.node.name
+    record_property("scenario", text.partition("\n")[0].rstrip("."))
+
+
+@pytest.fixture
+def no_log() -> Iterator[None]:
+    """Log nothing: what is logged is kept by pytest, with exceptions and frames."""
+    logging.disable()
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.fixture(scope="module", params=["tcp", "tls"])
+def ensemble(
+    request: pytest.FixtureRequest,
+    handler_class: type[Any],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Ensemble]:
+    """Three servers, reached with TCP or with TLS; all run when a test begins."""
+    tls, options = None, {}
+    if request.param == "tls":
+        tls = TLS.create(tmp_path_factory.mktemp("tls"))
+        options = {"use_ssl": True, "ca": tls.ca}
+    with ZooKeeper(3, tls=tls, config=CONFIG) as zookeeper:
+        yield Ensemble(zookeeper, handler_class, tls is not None, options)
+
+
+class Proxies(list[Proxy]):
+    """A proxy before each server."""
+
+    @property
+    def hosts(self) -> str:
+        return ",".join(proxy.address for proxy in self)
+
+    def up(self, fault: Any) -> None:
+        for proxy in self:
+            proxy.up = fault
+
+    def down(self, fault: Any) -> None:
+        for proxy in self:
+            proxy.down = fault
+
+    def cut(self, how: str) -> int:
+        return sum(proxy.cut(how) for proxy in self)
+
+    def restore(self) -> None:
+        for proxy in self:
+            proxy.restore()
+
+
+@pytest.fixture
+def proxies(ensemble: Ensemble) -> Iterator[Proxies]:
+    """A proxy before each server."""
+    proxies = Proxies()
+    try:
+        for node in ensemble.zookeeper.nodes:
+            proxies.append(Proxy(ensemble.port(node)).__enter__())
+        yield proxies
+    finally:
+        for proxy in proxies:
+            proxy.stop()
+
+
+@pytest.fixture(scope="module")
+def one_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZooKeeper]:
+    """One server with a plain and a TLS port, which no test breaks."""
+    tls = TLS.create(tmp_path_factory.mktemp("tls"))
+    with ZooKeeper(tls=tls, config=CONFIG) as zookeeper:
+        yield zookeeper
+
+
+@pytest.fixture(params=["tcp", "tls"])
+def server(
+    request: pytest.FixtureRequest, handler_class: type[Any], one_server: ZooKeeper
+) -> Ensemble:
+    """One server, reached with TCP or with TLS."""
+    tls = one_server.tls
+    assert tls is not None
+    if request.param == "tcp":
+        return Ensemble(one_server, handler_class, tls=False)
+    return Ensemble(one_server, handler_class, True, {"use_ssl": True, "ca": tls.ca})
+
+
+@pytest.fixture
+def proxy(server: Ensemble) -> Iterator[Proxy]:
+    """A proxy before the one server."""
+    with Proxy(server.port(server.zookeeper.nodes[0])) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def own_tls_proxy(server: Ensemble) -> Iterator[Proxy]:
+    """A proxy that sees what it relays: with TLS, it is the client's peer itself."""
+    node, tls, context = server.zookeeper.nodes[0], server.zookeeper.tls, None
+    if server.tls:
+        assert tls is not None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tls.server_pem)
+    with Proxy(node.port, context) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def connect(server: Ensemble) -> Iterator[Callable[..., Any]]:
+    """Return a function that returns a started client of a proxy."""
+    clients = []
+
+    def connect(proxy: Proxy, **options: Any) -> Any:
+        client = server.client(proxy.address, **{"timeout": 20.0, **options})
+        clients.append(client)
+        client.start(timeout=30.0)
+        return client
+
+    yield connect
+    wrong = [close(client) for client in clients]
+    assert not any(wrong), wrong
