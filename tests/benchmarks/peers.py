@@ -1,0 +1,99 @@
+"""Other handlers and clients on the same server, each in a process of its own."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+
+from tests.benchmarks import rows
+from tests.benchmarks.measure import Sample, Task
+from tests.benchmarks.subjects import KAZOO, OURS, Site
+from tests.support import ROOT
+
+#: How long a process may take, in seconds.
+TIMEOUT = 120.0
+
+#: What a process of ``peer`` measures.
+WORKS = {"pipelined": rows.ROWS["pipelined"].title, "sync": rows.ROWS["sync"].title}
+#: The peers, and what has to be installed for each.
+PEERS = {
+    OURS: None,
+    KAZOO: None,
+    "gevent": "gevent",
+    "eventlet": "eventlet",
+    "aiozk": "aiozk",
+}
+
+
+class PeerFailed(Exception):
+    """A peer did not get through the work."""
+
+
+class Peers:
+    """Measures peers; one process does both works, one after the other."""
+
+    def __init__(self, site: Site, reads: int) -> None:
+        self._site = site
+        self._reads = reads
+        self._samples: dict[str, dict[str, Sample]] = {}
+        #: The peers that work here, and the versions of what they need.
+        self.versions: dict[str, str] = {}
+        #: What is to be said of the others.
+        self.notes: list[str] = []
+        for name, distribution in PEERS.items():
+            self._try(name, distribution)
+
+    def tasks(self, rounds: int) -> dict[str, Task]:
+        """Return a task per work."""
+        return {
+            f"peers:{work}": Task(
+                f"peers, {title}",
+                {name: partial(self._measure, name, work) for name in self.versions},
+                rounds,
+                warm_up=False,  # each process does that by itself
+            )
+            for work, title in WORKS.items()
+        }
+
+    def _try(self, name: str, distribution: str | None) -> None:
+        try:
+            version = importlib.metadata.version(distribution) if distribution else ""
+            self._run(name, 10)
+        except importlib.metadata.PackageNotFoundError:
+            self.notes.append(f"{name} is not installed.")
+        except PeerFailed as error:
+            self.notes.append(str(error))
+        else:
+            self.versions[name] = version
+
+    def _measure(self, name: str, work: str) -> Sample:
+        if work not in self._samples.get(name, {}):
+            self._samples[name] = self._run(name, self._reads)
+        return self._samples[name].pop(work)
+
+    def _run(self, name: str, reads: int) -> dict[str, Sample]:
+        site, window = self._site, min(rows.WINDOW, reads)
+        # aiozk takes no chroot in its hosts.
+        arguments = [name, f"{site.host}:{site.port}", site.chroot + site.path]
+        arguments += [str(reads), str(window)]
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        try:
+            process = subprocess.run(
+                [sys.executable, "-m", "tests.benchmarks.peer", *arguments],
+                env={**os.environ, "PYTHONPATH": path},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=TIMEOUT,
+                check=True,
+            )
+        except subprocess.CalledProcessError as error:
+            raise PeerFailed(f"{name} failed:\n{error.stderr}") from error
+        except subprocess.TimeoutExpired as error:
+            raise PeerFailed(f"{name} has not ended in {TIMEOUT:g} s") from error
+        answer = json.loads(process.stdout.splitlines()[-1])
+        return {work: Sample(**sample) for work, sample in answer.items()}

@@ -1,0 +1,184 @@
+"""The benchmark runs from end to end. What it measures is asserted nowhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from io import StringIO
+from itertools import chain
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.benchmarks import figures, idle, measure, report, rows
+from tests.benchmarks.measure import Sample, Spread, Task
+from tests.benchmarks.progress import Progress
+from tests.support import ROOT
+
+TINY = ["--quick", "--rounds", "1", "--scale", "0.004"]
+
+
+def run(
+    hosts: str, *arguments: str, timeout: float = 240.0
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "tests.benchmarks", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "ZOOKEEPER_HOSTS": hosts},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def spreads(value: Any) -> Iterator[dict[str, float]]:
+    """Find all spreads in the JSON."""
+    if isinstance(value, dict):
+        if value.keys() == {"median", "low", "high"}:
+            yield value
+        yield from chain.from_iterable(map(spreads, value.values()))
+    elif isinstance(value, list):
+        yield from chain.from_iterable(map(spreads, value))
+
+
+@pytest.mark.timeout(300)
+def test_everything_is_measured(hosts: str, tmp_path: Path, client: Any) -> None:
+    path = tmp_path / "figures.json"
+    done = run(hosts, *TINY, "--json", str(path))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(path.read_text())
+    assert list(found["rows"]) == list(rows.ROWS)
+    assert found["figures"].keys() >= {"protocol", "size", *figures.PARTS}
+    assert list(found["growth"]) == list(figures.GROWTHS)
+    for spread in spreads([found["rows"], found["growth"]]):
+        assert 0 < spread["low"] <= spread["median"] <= spread["high"]
+    for row in found["rows"].values():
+        assert {"kazoo", "ours"} <= row["rate"].keys()
+        assert re.search(f"^{re.escape(row['title'])}  .*[0-9]", done.stdout, re.M)
+    for name in ("Python", "kazoo", "ZooKeeper", "cores"):
+        assert f"{name} {found['versions'][name]}" in done.stdout
+    assert "  0%  size of a result" in done.stderr
+    assert client.get_children("/") == [], "the benchmark has left a node behind"
+
+
+@pytest.mark.timeout(300)
+def test_peers(hosts: str, tmp_path: Path) -> None:
+    path = tmp_path / "figures.json"
+    done = run(hosts, *TINY, "--rows", "sync", "--peers", "--json", str(path))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(path.read_text())
+    assert found["peers"].keys() >= {"kazoo", "ours"}
+    assert len(found["peers"]) + len(found["notes"]) == 5, "each is told of"
+    for spread in spreads(found["peers"]):
+        assert 0 < spread["low"] <= spread["median"] <= spread["high"]
+
+
+def test_idle_client_that_is_not_idle_is_seen() -> None:
+    busy = "import time\nwhile True: time.sleep(0.01)"
+    with subprocess.Popen([sys.executable, "-c", busy]) as process:
+        try:
+            counted = idle.count(process.pid, 0.5)
+        finally:
+            process.kill()
+    assert counted is None or counted[1] > 5
+
+
+def test_chart(hosts: str, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "chart.svg"
+    done = run(hosts, *TINY, "--rows", "pipelined", "sync", "--svg", str(path))
+    assert done.returncode == 0, done.stderr
+    assert ElementTree.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"
+    assert "pipelined reads" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--rows", "nothing"], ["--rounds", "0"], ["--scale", "-1"], ["--scale", "x"]],
+)
+def test_bad_arguments(arguments: list[str]) -> None:
+    done = run("127.0.0.1:1", *arguments)
+    assert done.returncode == 2
+    assert f"error: argument {arguments[0]}: invalid" in done.stderr
+
+
+def test_rounds_are_interleaved() -> None:
+    taken: list[str] = []
+
+    def subject(name: str, operations: int) -> Any:
+        def take() -> Sample:
+            taken.append(name)
+            return Sample(operations, 1.0, 2.0)
+
+        return take
+
+    tasks = {
+        "one": Task("one", {"a": subject("a", 1), "b": subject("b", 2)}),
+        "other": Task("other", {"c": subject("c", 3)}, rounds=1),
+    }
+    steps: list[str] = []
+    samples = measure.run_rounds(tasks, 3, steps.append)
+    assert taken == [*"bac", *"abc", *"ba", *"ab"]
+    assert len(steps) == measure.count_samples(tasks, 3) == len(taken)
+    assert {name: len(found) for name, found in samples["one"].items()} == {
+        "a": 3,
+        "b": 3,
+    }
+    assert len(samples["other"]["c"]) == 1
+    assert measure.ratio(samples["one"], "b", "a", report.rate) == Spread(2, 2, 2)
+    assert measure.spread(samples["one"], "a", report.cpu) == Spread(2e6, 2e6, 2e6)
+
+
+def test_spread_is_median_and_quartiles() -> None:
+    assert Spread.of([5, 1, 3, 2, 4]) == Spread(3, 2, 4)
+    assert Spread.of([7]) == Spread(7, 7, 7)
+
+
+def sample_row(rate: float, share: float, cpu: float) -> report.RowReport:
+    def exactly(value: float) -> Spread:
+        return Spread(value, value, value)
+
+    return report.RowReport(
+        "row", {}, {}, exactly(rate), exactly(cpu), exactly(share), 3.0, 0.2
+    )
+
+
+def test_what_counts_as_reached() -> None:
+    assert sample_row(rate=3.0, share=0.1, cpu=0.2).is_fast
+    assert not sample_row(rate=2.9, share=0.79, cpu=0.2).is_fast
+    assert sample_row(rate=2.9, share=0.8, cpu=0.2).is_fast
+    assert sample_row(rate=2.9, share=0.8, cpu=0.2).is_cheap
+    assert not sample_row(rate=9.0, share=0.9, cpu=0.21).is_cheap
+
+
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_plain_without_a_terminal() -> None:
+    stream = StringIO()
+    progress = Progress(2, stream)
+    progress.step("first")
+    progress.step("second")
+    progress.close()
+    assert stream.getvalue() == "  0%  first\n", "a line now and then"
+
+
+def test_progress_is_a_bar_in_a_terminal() -> None:
+    stream = Terminal()
+    progress = Progress(2, stream)
+    progress.step("first")
+    progress.step("second")
+    assert stream.getvalue().endswith("left  second")
+    assert "[############............]  50% " in stream.getvalue()
+    progress.close()
+    assert stream.getvalue().endswith("\r\x1b[K")
