@@ -76,7 +76,6 @@ MIN_FRAME = 16
 #: More than any server's ``jute.maxbuffer`` can sensibly be.
 MAX_FRAME = 1 << 28
 
-_length_of = Struct("!i").unpack_from
 _length_and_xid = Struct("!ii").unpack_from
 _WATCH_EVENT = -1  # its xid: the one frame that answers no request
 _log = logging.getLogger("kazoo_seqthreading.connection")
@@ -115,7 +114,6 @@ class Connection:
         self._frames = b""  # whole frames, of which kazoo has read up to _read
         self._read = 0
         self._end = 0
-        self._left = 0  # of the frame that kazoo reads
         self._partial = bytearray()  # the beginning of the next frame
         self._needed = 8  # how much it takes to get on with it
         self._eof = False
@@ -125,7 +123,7 @@ class Connection:
         self._wire: Optional[memoryview] = None  # what the socket did not take
         self._unanswered: deque[int] = deque()  # xids of requests, heartbeats apart
         self._turns = TURNS
-        self._poller = _select.make_poller()
+        self._poller = _select.make_poller(sock.fileno())
         # heartbeats
         self._interval = 0.0
         self._sent_at = self._heard_at = monotonic()
@@ -197,39 +195,27 @@ class Connection:
         """What tells of the connection's TLS: its version, cipher, certificates."""
         return None if self._codec is None else self._codec.ssl
 
-    def buffered(self) -> int:
+    def pending(self) -> int:
         """Return how many bytes :meth:`recv` has without asking the socket."""
         return self._end - self._read
-
-    def pending(self) -> int:
-        """Return how many bytes of a frame that was begun are left to read.
-
-        At the beginning of a frame kazoo is to ask ``handler.select()``.
-        """
-        return self._left if self.framed else self._end - self._read
 
     def recv(self, size: int) -> bytes:
         """Return up to *size* bytes, ``b""`` if the peer has closed.
 
         :raises BlockingIOError: if the connection does not block, and has no frame
         """
-        read = self._read
-        if read == self._end:
+        if self._read == self._end:
             while not self._fill():
                 if self.framed:
                     raise BlockingIOError(errno.EAGAIN, "no whole frame is there")
-            read = self._read
+        read = self._read
         end = read + size
-        if end > self._end:
-            end = self._end
-        self._read = end
-        if self.framed and end > read:
-            if not self._left:
-                self._left = 4 + _length_of(self._frames, read)[0]
-            self._left -= end - read
-        data = self._frames[read:end]
-        if end == self._end:
-            self._frames = b""  # it may be large
+        if end < self._end:
+            self._read = end
+            return self._frames[read:end]
+        data = self._frames[read : self._end]
+        self._frames = b""  # it may be large
+        self._read = self._end = 0
         return data
 
     def send(self, data: Data) -> int:
@@ -346,14 +332,14 @@ class Connection:
                 return
         if wakeup is not None and self._out_size >= HIGH_WATER:
             wakeup = None  # its requests have to wait
+        # As late as possible: who is woken needs the interpreter's lock.
+        if release_waiters() > 1:
+            sleep(0)  # they get it, and need not ring for their next requests
         if wakeup is not None and not wakeup.fall_asleep():
-            release_waiters()
             return
         rung = False
-        fd, writing = self.fileno(), self._wire is not None
-        release_waiters()  # as late as possible: they need the interpreter's lock
         try:
-            readable, rung = self._poller.poll(fd, writing, wakeup, timeout)
+            readable, rung = self._poller.poll(self._wire is not None, wakeup, timeout)
         finally:
             if wakeup is not None:
                 wakeup.wake_up(rung)
@@ -449,9 +435,10 @@ class Connection:
 
     def _check_silence(self) -> None:
         """Give the connection up where kazoo does not: while requests keep coming."""
-        silence = monotonic() - self._heard_at
-        if self._unanswered and silence > 2 * self._interval > 0:
-            raise OSError(errno.ETIMEDOUT, f"nothing heard for {silence:.1f} s")
+        if self._unanswered:
+            silence = monotonic() - self._heard_at
+            if silence > 2 * self._interval > 0:
+                raise OSError(errno.ETIMEDOUT, f"nothing heard for {silence:.1f} s")
 
     def _note_heartbeat(self) -> None:
         now = monotonic()

@@ -78,13 +78,15 @@ def collect_waiters() -> None:
     _batch.waiters = []
 
 
-def release_waiters() -> None:
-    """Wake those whose results this thread has completed."""
+def release_waiters() -> int:
+    """Wake those whose results this thread has completed; return how many."""
     waiters = _batch.waiters
-    if waiters:
-        _batch.waiters = []
-        for waiter in waiters:
-            waiter.release()
+    if not waiters:
+        return 0
+    _batch.waiters = []
+    for waiter in waiters:
+        waiter.release()
+    return len(waiters)
 
 
 def check_timeout(timeout: Optional[float]) -> float:

@@ -89,7 +89,7 @@ def _left(deadline: Optional[float]) -> Optional[float]:
 
 
 def _pending(obj: Any) -> bool:
-    pending = getattr(obj, "buffered", None) or getattr(obj, "pending", None)
+    pending = getattr(obj, "pending", None)
     try:
         return pending is not None and pending() > 0
     except (OSError, ValueError):  # ssl: closed, or not shaken hands yet
@@ -161,39 +161,36 @@ def _by_select(
 
 
 class Poller:
-    """Waits for one connection and one wake-up channel, again and again."""
+    """Waits for one connection and one wake-up channel, again and again.
 
-    def __init__(self) -> None:
-        self._registered: tuple[int, bool, int] = (-2, False, -2)  # nothing yet
+    :param fd: the connection's descriptor; it waits for replies
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._registered: Optional[tuple[bool, Optional[WakeUp]]] = None
 
     def poll(
-        self,
-        fd: int,
-        writing: bool,
-        wakeup: Optional[WakeUp],
-        timeout: Optional[float],
+        self, writing: bool, wakeup: Optional[WakeUp], timeout: Optional[float]
     ) -> tuple[bool, bool]:
         """Sleep until something happens.
 
-        :param fd: the connection's descriptor; it waits for replies
-        :param writing: whether it waits to be writable, too
+        :param writing: whether the connection waits to be writable, too
         :param timeout: in seconds; ``None`` waits for ever
         :returns: whether the connection can be read, and whether *wakeup* has to be
             made quiet
         :raises OSError: if a descriptor is closed
         """
-        wake_fd = -1 if wakeup is None else wakeup.fileno()
-        if self._registered != (fd, writing, wake_fd):
-            if fd < 0:
-                raise OSError(errno.EBADF, "the connection is closed")
-            self._register(fd, writing, wake_fd)
-            self._registered = (fd, writing, wake_fd)
+        wanted = (writing, wakeup)
+        if wanted != self._registered:
+            self._register(writing, wakeup)
+            self._registered = wanted
         return self._poll(timeout)
 
     def close(self) -> None:
         """Release what the system keeps for it."""
 
-    def _register(self, fd: int, writing: bool, wake_fd: int) -> None:
+    def _register(self, writing: bool, wakeup: Optional[WakeUp]) -> None:
         raise NotImplementedError
 
     def _poll(self, timeout: Optional[float]) -> tuple[bool, bool]:
@@ -203,30 +200,31 @@ class Poller:
 class SelectPoller(Poller):
     """For systems without ``poll``."""
 
-    def _register(self, fd: int, writing: bool, wake_fd: int) -> None:
-        self._reading = [fd] if wake_fd < 0 else [fd, wake_fd]
-        self._writing = [fd] if writing else []
+    def _register(self, writing: bool, wakeup: Optional[WakeUp]) -> None:
+        self._reading = [self._fd] if wakeup is None else [self._fd, wakeup.fileno()]
+        self._writing = [self._fd] if writing else []
 
     def _poll(self, timeout: Optional[float]) -> tuple[bool, bool]:
         readable, _, _ = _by_select(self._reading, self._writing, [], timeout)
-        return self._reading[0] in readable, self._reading[-1] in readable
+        return self._fd in readable, self._reading[-1] in readable
 
 
 class PollPoller(Poller):
     """For systems without ``epoll`` or without ``eventfd``."""
 
-    def _register(self, fd: int, writing: bool, wake_fd: int) -> None:
+    def _register(self, writing: bool, wakeup: Optional[WakeUp]) -> None:
         self._object = _system.poll()
-        self._object.register(fd, _system.POLLIN | (_system.POLLOUT if writing else 0))
-        if wake_fd >= 0:
-            self._object.register(wake_fd, _system.POLLIN)
+        mask = _system.POLLIN | (_system.POLLOUT if writing else 0)
+        self._object.register(self._fd, mask)
+        if wakeup is not None:
+            self._object.register(wakeup, _system.POLLIN)
 
     def _poll(self, timeout: Optional[float]) -> tuple[bool, bool]:
         readable = rung = False
         for fd, events in self._object.poll(_milliseconds(timeout)):
             if events & _system.POLLNVAL:
                 raise OSError(errno.EBADF, f"descriptor {fd} is closed")
-            if fd != self._registered[0]:
+            if fd != self._fd:
                 rung = True
             elif events & ~_system.POLLOUT:
                 readable = True
@@ -236,36 +234,34 @@ class PollPoller(Poller):
 class EpollPoller(Poller):
     """Edge-triggered for the wake-up, which so need not be read to be quiet."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, fd: int) -> None:
+        super().__init__(fd)
         self._object = _system.epoll()
+        self._object.register(fd, 0)
 
     def close(self) -> None:
         """Close the descriptor; in a forked child the parent's stays as it is."""
         self._object.close()
 
-    def _register(self, fd: int, writing: bool, wake_fd: int) -> None:
+    def _register(self, writing: bool, wakeup: Optional[WakeUp]) -> None:
         mask = _system.EPOLLIN | (_system.EPOLLOUT if writing else 0)
-        old_fd, _, old_wake_fd = self._registered
-        if fd == old_fd:
-            self._object.modify(fd, mask)
-        else:
-            self._object.register(fd, mask)
-        if wake_fd != old_wake_fd:
-            if old_wake_fd >= 0:
-                self._object.unregister(old_wake_fd)
-            if wake_fd >= 0:
-                self._object.register(wake_fd, _system.EPOLLIN | _system.EPOLLET)
+        self._object.modify(self._fd, mask)
+        old = None if self._registered is None else self._registered[1]
+        if wakeup is not old:
+            if old is not None:
+                self._object.unregister(old)
+            if wakeup is not None:
+                self._object.register(wakeup, _system.EPOLLIN | _system.EPOLLET)
 
     def _poll(self, timeout: Optional[float]) -> tuple[bool, bool]:
         for fd, events in self._object.poll(timeout, 2):
-            if fd == self._registered[0] and events & ~_system.EPOLLOUT:
+            if fd == self._fd and events & ~_system.EPOLLOUT:
                 return True, False
         return False, False
 
 
-def make_poller() -> Poller:
-    """Return the best poller that the system has."""
+def make_poller(fd: int) -> Poller:
+    """Return the best poller that the system has, for the connection *fd*."""
     if hasattr(_system, "epoll") and hasattr(os, "eventfd"):
-        return EpollPoller()
-    return PollPoller() if HAVE_POLL else SelectPoller()
+        return EpollPoller(fd)
+    return PollPoller(fd) if HAVE_POLL else SelectPoller(fd)
