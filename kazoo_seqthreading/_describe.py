@@ -6,6 +6,7 @@ import functools
 import sys
 import traceback
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any, Optional
 
 from kazoo.protocol.states import WatchedEvent
@@ -19,8 +20,8 @@ def describe(callback: Callable[..., Any]) -> str:
             if isinstance(argument, WatchedEvent) and argument.path:
                 path = f" (watch of {argument.path})"
         inner = callback.func
-        if getattr(inner, "__name__", "") == "run" and callback.args:
-            inner = callback.args[0]  # a context's run: name what it runs
+        if isinstance(getattr(inner, "__self__", None), Context) and callback.args:
+            inner = callback.args[0]  # the context's run: name what it runs
         callback = inner
     name = getattr(callback, "__qualname__", None) or type(callback).__qualname__
     module = getattr(callback, "__module__", None) or type(callback).__module__

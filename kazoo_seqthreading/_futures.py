@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeVar
@@ -11,8 +12,17 @@ from typing import Any, TypeVar
 from . import _fork
 from ._exceptions import private_copy
 from ._result import AsyncResult, release_waiters
+from ._worker import run_isolated
 
 T = TypeVar("T")
+
+
+class _Future(Future[T]):
+    """A future no callback of which harms another one, whatever it raises."""
+
+    def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
+        super().add_done_callback(lambda future: run_isolated(partial(fn, future)))
+
 
 # Guarded by _lock. A future lives as long as its result.
 _futures: weakref.WeakKeyDictionary[AsyncResult[Any], Future[Any]]
@@ -26,7 +36,7 @@ def future_of(result: AsyncResult[T]) -> Future[T]:
         future = _futures.get(result)
         if future is not None:
             return future
-        future = _futures[result] = Future()
+        future = _futures[result] = _Future()
     result.link(partial(_complete, future), None)
     return future
 

@@ -324,7 +324,7 @@ class SequentialThreadingHandler(IHandler):
 
     def async_result(self) -> AsyncResult[Any]:
         """Return a new :class:`~kazoo_seqthreading.AsyncResult`."""
-        result: AsyncResult[Any] = AsyncResult(self)
+        result: AsyncResult[Any] = AsyncResult._of(self)
         if self._forked:
             self._made_in_child[threading.get_ident()] = result
         return result
@@ -352,13 +352,17 @@ class SequentialThreadingHandler(IHandler):
         task = partial(func, *args, **kwargs)
         return self._threads.spawn(task, f"spawn:{describe(func)}")
 
-    def _check_blocking(self) -> None:
-        """Refuse to wait for a result where that would never end."""
+    def _check_wait(self, blocks: bool) -> None:
+        """Refuse to wait for a result where that would never end.
+
+        :param blocks: whether the caller is going to block, and not just looking
+        """
         if self._forked:
             raise _closed_by_fork()
-        if self._connections.is_current():
-            raise _would_block_connection()
-        warn_in_event_loop()
+        if blocks:
+            if self._connections.is_current():
+                raise _would_block_connection()
+            warn_in_event_loop()
 
     def _check_event_wait(self, changed_by: Optional[int], born: int) -> None:
         """Refuse to wait for an event where that would never end.

@@ -12,7 +12,8 @@ Rules
    links. Under it nothing is called, compared or freed that is not ours. It is
    reentrant because a signal handler or a finalizer may complete another result in
    the middle of it.
-4. Threads are woken before a link is dispatched.
+4. Threads are woken before a user's link is dispatched, also those whose results this
+   thread has completed before.
 5. ``value`` is stored before ``_exception``, which alone tells that a result is
    complete, so that readers need no lock.
 6. A complete result holds nothing that waited for it.
@@ -53,6 +54,8 @@ Callback = Callable[["AsyncResult[T]"], Any]
 _Link = tuple["Callback[T]", Optional[Context]]
 
 _log = logging.getLogger("kazoo_seqthreading.result")
+
+_new = object.__new__
 
 #: What ``_exception`` holds until the result is complete.
 _PENDING: Any = type("_Pending", (), {"__repr__": lambda self: "<pending>"})()
@@ -123,12 +126,22 @@ class AsyncResult(IAsyncResult, Generic[T]):
     value: Optional[T]
 
     def __init__(self, handler: IHandler) -> None:
-        if handler is None:
-            raise TypeError("an AsyncResult needs a handler")
+        if isinstance(handler, type) or not hasattr(handler, "completion_queue"):
+            raise TypeError(f"an AsyncResult needs a handler, not {handler!r}")
         self._handler: Any = handler
         self.value = None
         self._exception: Any = _PENDING
         self._waiting: Optional[tuple[Union[LockType, _Link[T]], ...]] = None
+
+    @classmethod
+    def _of(cls, handler: IHandler) -> AsyncResult[T]:
+        """Return a result of what certainly is a handler, in less time."""
+        result: AsyncResult[T] = _new(cls)
+        result._handler = handler
+        result.value = None
+        result._exception = _PENDING
+        result._waiting = None
+        return result
 
     def __repr__(self) -> str:
         if self._exception is _PENDING:
@@ -215,6 +228,7 @@ class AsyncResult(IAsyncResult, Generic[T]):
         :param block: whether to wait for it
         :param timeout: how long to wait, in seconds; ``None`` waits for ever
         :raises TimeoutError: if there is nothing (in time)
+        :raises TypeError, ValueError: if *timeout* makes no sense
         :raises BlockingCallError: if it would wait in the client's connection thread
         :raises kazoo.exceptions.ConnectionClosedError: if it would wait, in a forked
             child, for what only the parent could deliver
@@ -243,7 +257,9 @@ class AsyncResult(IAsyncResult, Generic[T]):
 
     def _wait(self, timeout: Optional[float]) -> bool:
         limit = check_timeout(timeout)
-        self._handler._check_blocking()
+        check = getattr(self._handler, "_check_wait", None)  # not every handler has it
+        if check is not None:
+            check(blocks=limit != 0)
         waiter = allocate_lock()
         waiter.acquire()
         with _lock:
@@ -314,6 +330,7 @@ class AsyncResult(IAsyncResult, Generic[T]):
     def _dispatch(self, link: _Link[T]) -> None:
         callback, context = link
         if context is not None:
+            release_waiters()
             self._handler.completion_queue.put(partial(context.run, callback, self))
             return
         try:

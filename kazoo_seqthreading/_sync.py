@@ -63,6 +63,8 @@ class Event(threading.Event):
         :raises kazoo.exceptions.ConnectionClosedError: if, in a forked child, only the
             parent could set it
         """
+        if timeout is not None and timeout < 0:
+            timeout = 0  # as threading has it
         check_timeout(timeout)
         if self.is_set():
             return True
@@ -141,3 +143,16 @@ class RLock(Lock):
             self._current().release()
             return False
         return True
+
+    # what threading.Condition asks of a reentrant lock
+
+    def _is_owned(self) -> bool:
+        owned: bool = self._current()._is_owned()
+        return owned
+
+    def _release_save(self) -> Any:
+        return self._current()._release_save()
+
+    def _acquire_restore(self, state: Any) -> None:
+        self._current()._acquire_restore(state)
+        self._owner = threading.get_ident()

@@ -567,15 +567,15 @@ def test_blocking_call_is_warned_of(client: Any, result: AsyncResult[Any]) -> No
             client.get("/")
             client.create("/a/b", makepath=True)
             client.retry(client.exists, "/")
-            result.wait(0)
+            result.wait(0.001)
             with pytest.raises(TimeoutError):
-                result.get(timeout=0)
+                result.get(timeout=0.001)
         assert [line_of(warning) for warning in caught] == [
             'client.get("/")',
             'client.create("/a/b", makepath=True)',
             'client.retry(client.exists, "/")',
-            "result.wait(0)",
-            "result.get(timeout=0)",
+            "result.wait(0.001)",
+            "result.get(timeout=0.001)",
         ]
 
     run(main(), debug=True)
@@ -600,6 +600,7 @@ def test_what_does_not_block_is_not_warned_of(
         await client.get_async("/")
         with pytest.raises(TimeoutError):
             result.get_nowait()
+        assert not result.wait(0)
         result.set("value")
         assert (result.get(), result.wait()) == ("value", True)
         assert await asyncio.wrap_future(in_background(client.get, "/"))

@@ -225,6 +225,14 @@ def test_blocking_call_in_listener(make_client: MakeClient, call: Call) -> None:
     assert client.get_children("/") is not None
 
 
+def test_look_at_a_result_in_listener(make_client: MakeClient) -> None:
+    client, looks = make_client(), list[bool]()
+    client.add_listener(lambda state: looks.append(client.exists_async("/").wait(0)))
+    client.start()
+    wait_until(lambda: looks)
+    assert looks == [False]
+
+
 @hangs
 def test_listener_that_raises_is_logged(
     make_client: MakeClient, caplog: pytest.LogCaptureFixture

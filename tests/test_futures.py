@@ -79,7 +79,7 @@ def test_client_that_stops_completes_all(make_client: MakeClient) -> None:
 
 def test_one_for_each_result(result: AsyncResult[Any]) -> None:
     future = result.as_future()
-    assert type(future) is Future
+    assert isinstance(future, Future)
     assert result.as_future() is future
     assert result._handler.async_result().as_future() is not future
     result.set("value")
@@ -137,12 +137,14 @@ def test_failing_done_callback_harms_nobody(result: AsyncResult[Any]) -> None:
     def fail(future: Future[Any]) -> None:
         raise SystemExit("out of a callback")
 
-    called = threading.Event()
+    called, next_ones = threading.Event(), list[Future[Any]]()
     result.as_future().add_done_callback(fail)
+    result.as_future().add_done_callback(next_ones.append)
     result.rawlink(lambda result: called.set())
     result.set("value")
     assert called.wait(LIMIT)
     assert result.as_future().result(0) == "value"
+    assert next_ones == [result.as_future()]
 
 
 # -- cancelling ------------------------------------------------------------------------

@@ -147,6 +147,20 @@ def test_nothing_a_callback_raises_stops_anything(
     assert handler.running
 
 
+def test_a_watch_named_run_is_logged_by_its_name(
+    handler: SequentialThreadingHandler, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Job:
+        def run(self, event: object) -> None:
+            raise ValueError
+
+    event = WatchedEvent("CHANGED", "CONNECTED", "/a/path")
+    handler.dispatch_callback(Callback("watch", Job().run, (event,)))
+    settle(handler)
+    (record,) = caplog.records
+    assert record.message.endswith(".Job.run (watch of /a/path)")
+
+
 def test_watches_before_the_first_start_are_kept() -> None:
     handler, seen = SequentialThreadingHandler(), list[str]()
     dispatch(handler, "watch", lambda: seen.append("early"))

@@ -144,6 +144,18 @@ def test_locks() -> None:
     assert repr(handler.lock_object()).startswith("<Lock <unlocked")
 
 
+def test_rlock_in_a_condition() -> None:
+    lock = SequentialThreadingHandler().rlock_object()
+    changed = threading.Condition(lock)  # type: ignore[arg-type]
+    with lock, changed:
+        assert not changed.wait(0.001)
+    assert not lock.locked()
+
+
+def test_event_waits_as_threading_has_it() -> None:
+    assert not SequentialThreadingHandler().event_object().wait(-1)
+
+
 def test_a_subclass_as_patroni_makes_one() -> None:
     class Handler(SequentialThreadingHandler):
         def __init__(self, connect_timeout: float) -> None:

@@ -361,6 +361,9 @@ def test_a_foreign_handler_gets_the_links() -> None:
     Foreign.completion_queue.get_nowait()()
     assert calls == [result]
     assert Foreign.completion_queue.empty()
+    late = AsyncResult[Any](Foreign())  # type: ignore[arg-type]
+    with pytest.raises(TimeoutError):
+        late.get(timeout=0.001)
 
 
 # -- user code and locks ---------------------------------------------------------------
@@ -433,6 +436,31 @@ def test_waiters_wake_before_links_run(stopped: SequentialThreadingHandler) -> N
     # link has seen them all: an assertion in it would have been logged, not raised
     assert linked.value is result
     assert not woken.acquire(blocking=False)
+
+
+def test_batched_waiters_wake_before_links_run(
+    either: SequentialThreadingHandler,
+) -> None:
+    """Also those of other results that a connection thread has completed before."""
+    first, second = AsyncResult[Any](either), AsyncResult[Any](either)
+    woken, seen = threading.Semaphore(0), list[bool]()
+
+    def wait(result: AsyncResult[Any]) -> None:
+        result.get(timeout=LIMIT)
+        woken.release()
+
+    def complete() -> None:
+        wait_until(lambda: waiters(first) == waiters(second) == 1)
+        _result.collect_waiters()
+        first.set()
+        second.rawlink(
+            lambda _: seen.extend(woken.acquire(timeout=LIMIT / 4) for _ in "12")
+        )
+        second.set()
+
+    together(complete, lambda: wait(first), lambda: wait(second))
+    settle(either)
+    assert seen == [True, True]
 
 
 def uses_results_elsewhere(handler: SequentialThreadingHandler) -> Callable[[], None]:
@@ -922,6 +950,7 @@ def test_timeout_must_make_sense(
             method(timeout=timeout)
 
 
-def test_no_handler() -> None:
-    with pytest.raises(TypeError, match="handler"):
-        AsyncResult(None)  # type: ignore[arg-type]
+@pytest.mark.parametrize("handler", [None, 5, object(), SequentialThreadingHandler])
+def test_no_handler(handler: Any) -> None:
+    with pytest.raises(TypeError, match="needs a handler"):
+        AsyncResult(handler)
