@@ -23,7 +23,7 @@ DEFAULT_TIMEOUT = 10.0
 
 Address = tuple[str, int]
 KeepAlive = Union[bool, tuple[int, int, int]]
-Spawn = Callable[[Callable[[], Any], str], Spawned]
+Spawn = Callable[..., Spawned]
 
 
 class Deadline:
@@ -100,7 +100,10 @@ def _resolve(address: Address, deadline: Deadline, spawn: Spawn) -> list[Any]:
             answer.append(error)
 
     # getaddrinfo knows no timeout: a thread of its own waits for it.
-    spawn(ask, "resolve").join(deadline.left())
+    try:
+        spawn(ask, "resolve", dedicated=True).join(deadline.left())
+    except RuntimeError as error:
+        raise OSError(errno.EAGAIN, str(error)) from error
     if not answer:
         raise OSError(errno.ETIMEDOUT, "the name was not resolved in time")
     if isinstance(answer[0], Exception):

@@ -43,6 +43,7 @@ import errno
 import logging
 import socket
 import ssl
+import sys
 import threading
 from collections import deque
 from struct import Struct
@@ -51,7 +52,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Optional, Union
 
 from . import _fork, _select
-from ._result import release_waiters
+from ._result import collect_waiters, release_waiters
 
 if TYPE_CHECKING:
     from ._stats import Ledger
@@ -102,9 +103,8 @@ class Connection:
         watchdog: Watchdog,
     ) -> None:
         self._sock = sock
+        self._poller = _select.make_poller(sock.fileno())
         self._codec = codec
-        self._ledger = ledger
-        self._traffic = ledger.open()
         self._watchdog = watchdog
         self._lock = threading.RLock()
         self._closed = False
@@ -123,10 +123,11 @@ class Connection:
         self._wire: Optional[memoryview] = None  # what the socket did not take
         self._unanswered: deque[int] = deque()  # xids of requests, heartbeats apart
         self._turns = TURNS
-        self._poller = _select.make_poller(sock.fileno())
         # heartbeats
         self._interval = 0.0
         self._sent_at = self._heard_at = monotonic()
+        self._ledger = ledger
+        self._traffic = ledger.open()
         _fork.register(self)
 
     def __repr__(self) -> str:
@@ -152,15 +153,15 @@ class Connection:
 
     def setblocking(self, flag: bool) -> None:
         """Choose between a blocking socket and a connection of whole frames."""
-        self._sock.setblocking(flag)
-        self.framed = not flag
-        self._owner = threading.get_ident() if self.framed else None
+        self.settimeout(None if flag else 0)
 
     def settimeout(self, timeout: Optional[float]) -> None:
         """Set the limit of a blocking call, in seconds; 0 as ``setblocking(False)``."""
-        self._sock.settimeout(timeout)
-        self.framed = timeout == 0
-        self._owner = threading.get_ident() if self.framed else None
+        with self._lock:
+            if not self._closed:  # by another thread: select() is to say so
+                self._sock.settimeout(timeout)
+            self.framed = timeout == 0
+            self._owner = threading.get_ident() if self.framed else None
 
     def gettimeout(self) -> Optional[float]:
         """Return the limit of a blocking call, in seconds."""
@@ -251,13 +252,17 @@ class Connection:
                 pass  # not connected any more
             if self._owner in (None, threading.get_ident()):
                 self._release()
+                self._ledger.close(self._traffic)
 
     def _release(self) -> None:
         self._sock.close()
         self._poller.close()
-        self._ledger.close(self._traffic)
 
-    __del__ = _release
+    def __del__(self) -> None:
+        if hasattr(self, "_traffic"):
+            self._release()
+            if not sys.is_finalizing():  # a frozen thread may hold the lock
+                self._ledger.close(self._traffic)
 
     def after_fork(self) -> None:
         """Close the child's copy of the descriptor; the peer does not notice."""
@@ -293,9 +298,12 @@ class Connection:
     ) -> Ready:
         """Wait as :meth:`wait`; *look* at the socket first, if that is due."""
         self._turns = TURNS
-        deadline = None if timeout is None else monotonic() + timeout
+        now = monotonic()
+        deadline = None if timeout is None else now + timeout
+        self._check_heartbeat(now)
         if wakeup is not None and timeout is not None and timeout > self._interval:
             self._interval = timeout  # heartbeats are due as often
+        collect_waiters()
         if look:
             self._watchdog.check()
             self._flush()
@@ -406,32 +414,29 @@ class Connection:
 
     def _flush(self) -> bool:
         """Give the socket what it takes; tell whether something is left."""
-        wire = self._wire
-        if wire is None:
-            if not self._out:
-                return False
-            out, self._out = self._out, []
-            data = out[0] if len(out) == 1 else b"".join(out)
-            if self._codec is not None:
-                data = self._codec.encrypt(data)
-            wire = memoryview(data)
-            self._traffic.requests += len(out)
-        try:
-            sent = self._sock.send(wire)
-        except BlockingIOError:
-            sent = 0
-        self._traffic.sends += 1
-        self._traffic.bytes_out += sent
-        self._note_heartbeat()
-        if sent == len(wire):
+        while self._out or self._wire is not None:
+            wire = self._wire
+            if wire is None:
+                out, self._out = self._out, []
+                data = out[0] if len(out) == 1 else b"".join(out)
+                if self._codec is not None:
+                    data = self._codec.encrypt(data)
+                wire = memoryview(data)
+                self._traffic.requests += len(out)
+            try:
+                sent = self._sock.send(wire)
+            except BlockingIOError:
+                sent = 0
+            self._traffic.sends += 1
+            self._traffic.bytes_out += sent
+            self._sent_at = monotonic()
+            if sent < len(wire):
+                self._wire = wire[sent:]
+                self._out_size = len(self._wire) + sum(map(len, self._out))
+                return True
             self._wire = None
-            self._out_size = 0
-        else:
-            self._wire = wire[sent:]
-            self._out_size = len(self._wire)
-        for data in self._out:  # gathered behind what the socket did not take
-            self._out_size += len(data)
-        return self._out_size > 0
+        self._out_size = 0
+        return False
 
     def _check_silence(self) -> None:
         """Give the connection up where kazoo does not: while requests keep coming."""
@@ -440,10 +445,11 @@ class Connection:
             if silence > 2 * self._interval > 0:
                 raise OSError(errno.ETIMEDOUT, f"nothing heard for {silence:.1f} s")
 
-    def _note_heartbeat(self) -> None:
-        now = monotonic()
-        silence, self._sent_at = now - self._sent_at, now
+    def _check_heartbeat(self, now: float) -> None:
+        """Warn where a heartbeat was due and this thread was not there to send it."""
+        silence = now - self._sent_at
         if silence > 1.5 * self._interval > 0:
+            self._sent_at = now
             _log.warning(
                 "Nothing was sent to %s for %.1f s, though a heartbeat is due every "
                 "%.1f s: the connection thread was held up, by a state listener that "

@@ -17,9 +17,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any, Optional
+from typing import Any
 
-from ._result import collect_waiters, release_waiters
+from ._result import allow_batches
 
 Loop = Callable[[], Any]
 
@@ -33,7 +33,8 @@ class ConnectionThreads:
         # Each thread adds and removes its own entry: single operations of a dict.
         self._loops: dict[int, Loop] = {}
         self.inherited: dict[int, Loop] = {}  #: of the parent, not closed yet
-        self._pretending: Optional[int] = None
+        # Each thread adds and removes itself.
+        self._pretending: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._loops)
@@ -42,11 +43,11 @@ class ConnectionThreads:
         """Run a client's connection loop in this thread."""
         ident = threading.get_ident()
         self._loops[ident] = loop
-        collect_waiters()
+        allow_batches(True)
         try:
             loop()
         finally:
-            release_waiters()
+            allow_batches(False)
             self._loops.pop(ident, None)
 
     def is_current(self) -> bool:
@@ -62,19 +63,26 @@ class ConnectionThreads:
 
     def close_inherited(self) -> None:
         """Have kazoo close the clients whose connection threads are gone."""
+        me = threading.get_ident()
         while self.inherited:
-            _, loop = self.inherited.popitem()
-            self._pretending = threading.get_ident()
+            try:
+                _, loop = self.inherited.popitem()
+            except KeyError:
+                return  # another thread was faster
+            self._pretending.add(me)
             try:
                 loop()
             except Exception:
                 _log.exception("Closing a client inherited over a fork failed")
             finally:
-                self._pretending = None
+                self._pretending.discard(me)
 
     def pretend_stopped(self) -> bool:
         """Answer, to the first question of :meth:`close_inherited`, ``True``."""
-        if self._pretending is None or self._pretending != threading.get_ident():
+        if not self._pretending:
             return False
-        self._pretending = None
+        me = threading.get_ident()
+        if me not in self._pretending:
+            return False
+        self._pretending.discard(me)
         return True

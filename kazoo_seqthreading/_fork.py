@@ -3,6 +3,8 @@
 1. ``generation`` grows by one in every child. Whoever remembers another number was
    made in a parent: its threads are gone, and a lock of its may be held by one of
    them for ever.
+   Here and below, each ``_lock`` is a module's or an object's own; in the child it is
+   made anew, for it may be held by a thread that is not there.
 2. Few and important objects (handlers, connections, wake-ups) register here and are
    told in the child before any other code runs there, in ``after_fork()``. They take
    no lock and run no user code in it.
@@ -15,7 +17,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Protocol
+from typing import Optional, Protocol
 
 
 class ForkAware(Protocol):
@@ -48,8 +50,14 @@ def _in_child() -> None:
     survivor = threading.get_ident()
     for function in _functions:
         function()
+    failure: Optional[Exception] = None
     for obj in list(_registered):
-        obj.after_fork()
+        try:
+            obj.after_fork()
+        except Exception as error:  # no descriptor left: tell the others all the same
+            failure = error
+    if failure is not None:
+        raise failure
 
 
 if hasattr(os, "register_at_fork"):

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from . import _fork
 from ._exceptions import private_copy
-from ._result import AsyncResult, release_waiters
+from ._result import AsyncResult, stop_collecting
 from ._worker import run_isolated
 
 T = TypeVar("T")
@@ -42,7 +42,7 @@ def future_of(result: AsyncResult[T]) -> Future[T]:
 
 
 def _complete(future: Future[T], result: AsyncResult[T]) -> None:
-    release_waiters()  # the future's own callbacks may take their time
+    stop_collecting()  # the future's own callbacks may take their time
     if not future.set_running_or_notify_cancel():
         return  # the future was cancelled; the request was not
     exception = result.exception

@@ -26,7 +26,8 @@ Rules
    nobody needs it, and no callback keeps the process from ending.
 
 ``_changed`` is the lock of the state: ``_running``, ``_workers`` and ``_stopping``. It
-is reentrant, for signal handlers; no user code runs under it.
+is reentrant, for signal handlers; no user code runs under it. ``_hostnames``, which has
+an entry per server, and ``_made_in_child`` are used by single operations of ``dict``.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ import logging
 import queue
 import socket
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -152,6 +154,8 @@ class SequentialThreadingHandler(IHandler):
         _fork.register(self)
 
     def __del__(self) -> None:
+        if sys.is_finalizing():
+            return  # a frozen thread may hold the locks
         for worker in getattr(self, "_workers", ()):
             worker.close(refuse=True)
         if hasattr(self, "_threads"):
@@ -246,6 +250,8 @@ class SequentialThreadingHandler(IHandler):
             except BaseException:
                 for worker in started:
                     worker.close(refuse=True)
+                # They end by themselves; a stop() waits for them.
+                self._workers += [one for one, _ in pairs if not one.ended]
                 raise
             (self._completions, _), (self._watches, _) = pairs
             self._workers[:] = started + [
@@ -307,8 +313,8 @@ class SequentialThreadingHandler(IHandler):
                 self._stopping.discard(me)
 
     def _give_up(self, worker: Worker) -> None:
-        running = worker.running
         left = worker.abandon()
+        running = worker.running
         _log.error(
             "%s did not end within %s s: %s still runs, %d callbacks behind it are "
             "dropped%s. It stands at:\n%s",
@@ -481,6 +487,7 @@ class SequentialThreadingHandler(IHandler):
             )
             context = self._contexts.get(arguments)
         timeout = self._limit(timeout)
+        self._watchdog.check()
         try:
             sock, codec = connect(
                 address,
@@ -490,12 +497,17 @@ class SequentialThreadingHandler(IHandler):
                 keepalive=self._tcp_keepalive,
                 spawn=self._threads.spawn,
             )
+            try:
+                sock.settimeout(timeout)
+                connection = Connection(sock, codec, self._ledger, self._watchdog)
+            except BaseException:
+                sock.close()
+                raise
         except BaseException:
             self._ledger.connected(False)
             raise
         self._ledger.connected(True)
-        sock.settimeout(timeout)
-        return Connection(sock, codec, self._ledger, self._watchdog)
+        return connection
 
     def _limit(self, timeout: Optional[float]) -> float:
         """Return the seconds that a connection attempt may take."""
@@ -507,7 +519,7 @@ class SequentialThreadingHandler(IHandler):
 
     def after_fork(self) -> None:
         """Be stopped: the parent's threads are not here."""
-        self._forked = self._forked or self._running
+        self._forked = self._forked or self._running or len(self._connections) > 0
         self._running = False
         self._changed = threading.Condition(threading.RLock())
         self._stopping.clear()

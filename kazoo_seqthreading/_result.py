@@ -67,10 +67,17 @@ _acquire, _release = _lock.acquire, _lock.release
 class _Batch(threading.local):
     """The threads that a connection thread is about to wake."""
 
-    waiters: Optional[list[LockType]] = None
+    allowed = False  # in a connection thread alone
+    waiters: Optional[list[LockType]] = None  # None: they are woken at once
 
 
 _batch = _Batch()
+
+
+def allow_batches(allowed: bool) -> None:
+    """Say whether this thread is one that calls :func:`release_waiters`."""
+    stop_collecting()
+    _batch.allowed = allowed
 
 
 def collect_waiters() -> None:
@@ -78,7 +85,8 @@ def collect_waiters() -> None:
 
     A thread that is woken at once would only wait for the interpreter's lock.
     """
-    _batch.waiters = []
+    if _batch.allowed and _batch.waiters is None:
+        _batch.waiters = []
 
 
 def release_waiters() -> int:
@@ -90,6 +98,12 @@ def release_waiters() -> int:
     for waiter in waiters:
         waiter.release()
     return len(waiters)
+
+
+def stop_collecting() -> None:
+    """Wake them, and from now on at once: user code may run in this thread."""
+    release_waiters()
+    _batch.waiters = None
 
 
 def check_timeout(timeout: Optional[float]) -> float:
@@ -185,7 +199,10 @@ class AsyncResult(IAsyncResult, Generic[T]):
             self._exception = _exception
             waiting, self._waiting = self._waiting, None
         finally:
-            _release()
+            try:
+                _release()
+            except RuntimeError:
+                pass  # a signal handler raised while it was waited for
         if waiting is not None:
             self._wake(waiting)
 
@@ -362,6 +379,7 @@ class AsyncResult(IAsyncResult, Generic[T]):
 
 @_fork.in_child
 def _after_fork() -> None:
-    global _lock, _acquire, _release
+    global _lock, _acquire, _release, _batch
     _lock = threading.RLock()  # another thread may have held it
     _acquire, _release = _lock.acquire, _lock.release
+    _batch = _Batch()  # a connection thread may have forked

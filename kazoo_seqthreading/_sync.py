@@ -1,8 +1,10 @@
 """Events and locks that survive a fork and refuse to wait for ever.
 
 They are what kazoo and its recipes get from ``event_object()``, ``lock_object()`` and
-``rlock_object()``. In a forked child a lock is free, whoever held it in the parent,
-and an event that waited for the parent's threads says that they are gone.
+``rlock_object()``. In a forked child a lock is free, unless the thread that forked
+holds it, and an event that waited for the parent's threads says that they are gone.
+The lock of an event is reentrant: a signal handler may set it in the middle of a
+``set``.
 """
 
 from __future__ import annotations
@@ -12,10 +14,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Optional
 
 from . import _fork
-from ._result import check_timeout, release_waiters
+from ._result import check_timeout, stop_collecting
 
 if TYPE_CHECKING:
     from ._handler import SequentialThreadingHandler
+
+
+#: Guards the step of an event or a lock into the child, where several threads may use
+#: it for the first time. No other code runs under it.
+_renewing = threading.RLock()
 
 
 class Event(threading.Event):
@@ -29,6 +36,7 @@ class Event(threading.Event):
 
     def __init__(self, handler: SequentialThreadingHandler) -> None:
         super().__init__()
+        self._cond = threading.Condition(threading.RLock())
         self._handler = handler
         self._changed_by: Optional[int] = None  # who called set or clear last
         self._born = self._generation = _fork.generation
@@ -37,13 +45,13 @@ class Event(threading.Event):
         """Return ``True`` if the event is set."""
         if self._generation != _fork.generation:
             self._after_fork()
-        return super().is_set() or self._handler._connections.pretend_stopped()
+        return self._handler._connections.pretend_stopped() or super().is_set()
 
     def set(self) -> None:
         """Set the event and wake up all who wait for it."""
         if self._generation != _fork.generation:
             self._after_fork()
-        release_waiters()
+        stop_collecting()  # kazoo calls the state listeners next
         self._changed_by = threading.get_ident()
         super().set()
 
@@ -51,7 +59,7 @@ class Event(threading.Event):
         """Reset the event."""
         if self._generation != _fork.generation:
             self._after_fork()
-        release_waiters()
+        stop_collecting()  # kazoo calls the state listeners next
         self._changed_by = threading.get_ident()
         super().clear()
 
@@ -63,7 +71,7 @@ class Event(threading.Event):
         :raises kazoo.exceptions.ConnectionClosedError: if, in a forked child, only the
             parent could set it
         """
-        if timeout is not None and timeout < 0:
+        if isinstance(timeout, (int, float)) and timeout < 0:
             timeout = 0  # as threading has it
         check_timeout(timeout)
         if self.is_set():
@@ -72,11 +80,13 @@ class Event(threading.Event):
         return super().wait(timeout)
 
     def _after_fork(self) -> None:
-        flag, changed_by = super().is_set(), self._changed_by
-        super().__init__()  # another thread may have held the event's own lock
-        if flag:
-            super().set()
-        self._generation = _fork.generation
+        with _renewing:
+            if self._generation == _fork.generation:
+                return
+            changed_by = self._changed_by
+            # Another thread may have held the event's own lock.
+            self._cond = threading.Condition(threading.RLock())
+            self._generation = _fork.generation
         if changed_by in self._handler._connections.inherited:
             self._handler._close_inherited()
 
@@ -93,9 +103,11 @@ class Lock:
 
     def _current(self) -> Any:
         if self._generation != _fork.generation:
-            if self._owner != _fork.survivor:
-                self._lock = self._factory()
-            self._generation = _fork.generation
+            with _renewing:
+                if self._generation != _fork.generation:
+                    if self._owner != _fork.survivor:
+                        self._lock = self._factory()
+                    self._generation = _fork.generation
         return self._lock
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
@@ -110,7 +122,13 @@ class Lock:
 
         :raises RuntimeError: if it is not held
         """
-        self._current().release()
+        lock, owner = self._current(), self._owner
+        self._owner = None  # first: who acquires it next says so after that
+        try:
+            lock.release()
+        except BaseException:
+            self._owner = owner
+            raise
 
     def locked(self) -> bool:
         """Tell whether anybody holds the lock."""
@@ -137,6 +155,15 @@ class RLock(Lock):
 
     _factory: Any = staticmethod(threading.RLock)
 
+    def release(self) -> None:
+        """Release the lock once.
+
+        :raises RuntimeError: if another thread holds it, or none
+        """
+        super().release()
+        if self._lock._is_owned():
+            self._owner = threading.get_ident()
+
     def locked(self) -> bool:
         """Tell whether another thread holds the lock."""
         if self._current().acquire(blocking=False):
@@ -151,8 +178,15 @@ class RLock(Lock):
         return owned
 
     def _release_save(self) -> Any:
+        self._owner = None
         return self._current()._release_save()
 
     def _acquire_restore(self, state: Any) -> None:
         self._current()._acquire_restore(state)
         self._owner = threading.get_ident()
+
+
+@_fork.in_child
+def _after_fork() -> None:
+    global _renewing
+    _renewing = threading.RLock()

@@ -121,21 +121,18 @@ class Threads:
                 name=spawned.name,
                 daemon=True,
             )
-            if not dedicated:
-                self._live += 1
-        try:
-            thread.start()
-        except RuntimeError as error:
-            with self._lock:
+            self._live += not dedicated
+            try:
+                thread.start()  # under the lock: nobody counts on it before it runs
+            except RuntimeError as error:
+                self._live -= not dedicated
                 self._running.pop(spawned, None)
-                if not dedicated:
-                    self._live -= 1
-            spawned.cancel()
-            if "shutdown" not in str(error):
-                raise
-            # The interpreter ends (3.12 and later): nothing new is started, and
-            # nobody is left to read a traceback.
-            _log.debug("Not started, the interpreter ends: %s", describe(task))
+                spawned.cancel()
+                if "shutdown" not in str(error):
+                    raise
+                # The interpreter ends (3.12 and later): nothing new is started, and
+                # nobody is left to read a traceback.
+                _log.debug("Not started, the interpreter ends: %s", describe(task))
         return spawned
 
     def start(self) -> None:
@@ -160,6 +157,9 @@ class Threads:
         for one in spawned:
             if one.dedicated or one.ident != threading.get_ident():
                 one.cancel()
+            else:  # it goes on, in the thread that has forked
+                self._live = 1
+                self._running[one] = None
 
     def _run_one(self, spawned: Spawned) -> None:
         spawned.run()

@@ -32,8 +32,9 @@ class _Bell:
     """A descriptor that becomes readable when it is rung."""
 
     def __init__(self) -> None:
+        self._pair: tuple[socket.socket, ...] = ()
+        self._fd = -1
         if hasattr(os, "eventfd"):
-            self._pair: tuple[socket.socket, ...] = ()
             self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         else:
             self._pair = socket.socketpair()
@@ -80,13 +81,13 @@ class WakeUp:
     """
 
     def __init__(self, ledger: Ledger, in_child: Callable[[], bool]) -> None:
+        self._bell = _Bell()
         self._ledger = ledger
         self._traffic = ledger.open()
         self.requests: deque[None] = deque()
         self._lock = threading.RLock()
         self._sleepers = 0  # guarded by _lock, as the next
         self._rung = False  # whether they have been woken
-        self._bell = _Bell()
         self._in_child = in_child
         self._forked = False
         self._closed = False
@@ -112,7 +113,10 @@ class WakeUp:
                 self._traffic.wake_ups += 1
                 self._bell.ring()
         finally:
-            self._lock.release()
+            try:
+                self._lock.release()
+            except RuntimeError:
+                pass  # a signal handler raised while it was waited for
         if self._forked:
             self._forked = self._in_child()
         return len(data)

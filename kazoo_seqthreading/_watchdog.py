@@ -1,8 +1,8 @@
 """Warns of callbacks that run too long, while they run.
 
-It has no thread. A connection thread asks it before it sleeps, and sleeps no longer
-than it is told: it is the connection thread that gives the workers their work, so it
-knows when to look again.
+It has no thread. A connection thread asks it before it sleeps or connects, and sleeps
+no longer than it is told: it is the connection thread that gives the workers their
+work, so it knows when to look again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Watchdog:
         if limit is None:
             return None
         patience: Optional[float] = None
-        for worker in self._workers:
+        for worker in tuple(self._workers):
             running = worker.running
             if running is None:
                 if worker.empty():
@@ -46,8 +46,8 @@ class Watchdog:
                     continue
                 left = running[1] + limit - monotonic()
                 if left <= 0:
-                    worker.warned_of = running[1]
-                    self._warn(worker, running)
+                    if worker.may_warn_of(running[1]):
+                        self._warn(worker, running)
                     continue
             if patience is None or left < patience:
                 patience = left

@@ -11,11 +11,16 @@ Rules
 5. A worker that follows another runs nothing before the other has ended.
 6. An abandoned worker, one that did not end in time, runs nothing more once its
    callback returns.
+7. A thread whose ``start`` was given up runs nothing if it comes alive later; one that
+   has come alive ends, and is followed as any other.
 
 ``_lock`` guards the step from having work to sleeping, and from sleeping to closed:
-``_accepting``, ``_closing`` and ``_asleep``. No callback runs under it. It is
-reentrant: a signal handler may put in the middle of a put. ``_bell`` is held while
-there is nothing to wake up for.
+``_accepting``, ``_closing``, ``_asleep``, and whose worker ``thread`` is. No callback
+runs under it. It is reentrant: a signal handler may put in the middle of a put.
+``_bell`` is held while there is nothing to wake up for. ``_changed``, the handler's,
+guards ``ended`` and ``abandoned``. ``running`` and the tally have one writer, the
+thread; ``_items`` is only used by operations of ``deque`` that are atomic, on
+free-threaded builds, too.
 """
 
 from __future__ import annotations
@@ -110,7 +115,10 @@ class Worker:
                 if self._asleep:
                     self._wake()
         finally:
-            self._lock.release()
+            try:
+                self._lock.release()
+            except RuntimeError:
+                pass  # a signal handler raised while it was waited for
         if not accepted:
             self.when_closed(item)
 
@@ -158,10 +166,13 @@ class Worker:
                     "threads disabled in this process (uWSGI: --enable-threads)?"
                 )
         except BaseException:
-            self.thread = None
-            self.ended = True
             with self._lock:
-                self._accepting = was_accepting
+                if self._alive.is_set():  # a signal handler raised: let it end
+                    self.close(refuse=True)
+                else:
+                    self.thread = None
+                    self.ended = True
+                    self._accepting = was_accepting
             raise
 
     def close(self, *, refuse: bool = False) -> None:
@@ -180,16 +191,23 @@ class Worker:
         """Give the thread up, and return the callbacks that it will not run."""
         self.close(refuse=True)
         self._tally = Tally()  # the successor counts in the old one
+        with self._changed:
+            self.abandoned = True
+            self._changed.notify_all()
         left = []
         try:
             while True:
                 left.append(self._items.popleft()[1])
         except IndexError:
             pass
-        with self._changed:
-            self.abandoned = True
-            self._changed.notify_all()
         return left
+
+    def may_warn_of(self, since: float) -> bool:
+        """Tell whether what runs *since* then has not been warned of; once."""
+        with self._lock:
+            first = self.warned_of != since
+            self.warned_of = since
+        return first
 
     def after_fork(self, changed: threading.Condition) -> None:
         """Let go of the parent's callbacks; if this is the thread, let it end."""
@@ -208,7 +226,10 @@ class Worker:
         return self.thread is threading.current_thread()
 
     def _run(self, predecessor: Optional[Worker]) -> None:
-        self._alive.set()
+        with self._lock:
+            if self.thread is not threading.current_thread():
+                return  # it came alive too late
+            self._alive.set()
         if predecessor is not None:
             with self._changed:
                 while not (predecessor.ended or predecessor.abandoned):
@@ -226,6 +247,9 @@ class Worker:
                 continue
             began = ended if ended > queued else queued
             self.running = (callback, began)
+            if self.abandoned:  # just now, without this callback
+                _log.error("Dropped, %s is stopped: %s", self.name, describe(callback))
+                break
             try:
                 callback()
             except BaseException:

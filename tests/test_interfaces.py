@@ -19,6 +19,7 @@ from kazoo.retry import KazooRetry
 
 import kazoo_seqthreading
 from kazoo_seqthreading import AsyncResult, SequentialThreadingHandler
+from tests.concurrency import in_thread
 
 HANDLER_ATTRIBUTES = ["name", "timeout_exception", "sleep_func"]
 #: What the contract names beside the interface.
@@ -150,6 +151,18 @@ def test_rlock_in_a_condition() -> None:
     with lock, changed:
         assert not changed.wait(0.001)
     assert not lock.locked()
+
+
+def test_event_is_set_in_the_middle_of_a_set() -> None:
+    """As by a signal handler."""
+    event = SequentialThreadingHandler().event_object()
+
+    def interrupted() -> None:
+        with event._cond:
+            event.set()
+
+    in_thread(interrupted)
+    assert event.is_set()
 
 
 def test_event_waits_as_threading_has_it() -> None:

@@ -13,6 +13,7 @@ import queue
 import signal
 import sys
 import threading
+import time
 import traceback
 import weakref
 from functools import partial
@@ -42,6 +43,8 @@ from tests.support import refcounted, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    OnSignal = Callable[[AsyncResult[Any], Callable[[], Any]], None]
 
 
 @pytest.fixture
@@ -684,31 +687,37 @@ def test_timeouts_racing_set(stopped: SequentialThreadingHandler) -> None:
 
 
 @pytest.fixture
-def alarm() -> Iterator[Callable[[Callable[[], Any]], None]]:
-    """Have a function called by a signal handler of the main thread, soon."""
-    before = signal.getsignal(signal.SIGALRM)
+def on_signal() -> Iterator[OnSignal]:
+    """Have a signal handler call a function, once the main thread waits."""
+    before, main = signal.getsignal(signal.SIGUSR1), threading.get_ident()
+    senders = list[threading.Thread]()
 
-    def start(function: Callable[[], Any]) -> None:
-        signal.signal(signal.SIGALRM, lambda *_: function())
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
+    def call(result: AsyncResult[Any], function: Callable[[], Any]) -> None:
+        def send() -> None:
+            wait_until(lambda: waiters(result))
+            time.sleep(0.05)  # it goes to sleep
+            signal.pthread_kill(main, signal.SIGUSR1)
 
-    yield start
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGUSR1, lambda *_: function())
+        senders.append(threading.Thread(target=send, daemon=True))
+        senders[-1].start()
+
+    yield call
+    for sender in senders:
+        sender.join(LIMIT)
+    signal.signal(signal.SIGUSR1, before)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="it needs signals")
 @pytest.mark.parametrize("method", ["get", "wait"])
 def test_wait_is_interrupted_by_a_signal(
-    stopped: SequentialThreadingHandler,
-    alarm: Callable[[Callable[[], Any]], None],
-    method: str,
+    stopped: SequentialThreadingHandler, on_signal: OnSignal, method: str
 ) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
     result = AsyncResult[Any](stopped)
-    alarm(interrupt)
+    on_signal(result, interrupt)
     with pytest.raises(KeyboardInterrupt):
         getattr(result, method)(timeout=LIMIT)
     assert waiters(result) == 0
@@ -718,10 +727,10 @@ def test_wait_is_interrupted_by_a_signal(
 
 @pytest.mark.skipif(os.name != "posix", reason="it needs signals")
 def test_signal_handler_completes_what_is_waited_for(
-    stopped: SequentialThreadingHandler, alarm: Callable[[Callable[[], Any]], None]
+    stopped: SequentialThreadingHandler, on_signal: OnSignal
 ) -> None:
     result = AsyncResult[Any](stopped)
-    alarm(lambda: result.set("from the handler"))
+    on_signal(result, lambda: result.set("from the handler"))
     assert result.get(timeout=LIMIT) == "from the handler"
 
 
@@ -954,3 +963,57 @@ def test_timeout_must_make_sense(
 def test_no_handler(handler: Any) -> None:
     with pytest.raises(TypeError, match="needs a handler"):
         AsyncResult(handler)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="it needs signals")
+@pytest.mark.parametrize("what", ["result", "queue", "wake-up"])
+def test_interrupt_while_the_lock_is_waited_for(
+    handler: SequentialThreadingHandler, what: str
+) -> None:
+    """It is the interrupt that is raised, and the lock is not held after it."""
+    wakeup = handler.create_socket_pair()[0]
+    choices: dict[str, tuple[Any, Callable[[], Any]]] = {
+        "result": (_result._lock, AsyncResult[Any](handler).set),
+        "queue": (
+            handler.callback_queue._lock,
+            partial(handler.callback_queue.put, int),
+        ),
+        "wake-up": (wakeup._lock, partial(wakeup.send, b"0")),
+    }
+    lock, use = choices[what]
+    held, waits, done = threading.Event(), threading.Event(), threading.Event()
+    raised: list[int] = []
+
+    def interrupt(number: int, frame: Any) -> None:
+        if not raised:
+            raised.append(number)
+            raise KeyboardInterrupt
+
+    def hold() -> None:
+        with lock:
+            held.set()
+            assert waits.wait(LIMIT)
+            while not raised:  # it may come just before the main thread blocks
+                signal.pthread_kill(main, signal.SIGUSR1)
+                done.wait(0.05)
+            assert done.wait(LIMIT)
+
+    main, before = threading.get_ident(), signal.signal(signal.SIGUSR1, interrupt)
+    holder = threading.Thread(target=hold, daemon=True)
+    holder.start()
+    try:
+        assert held.wait(LIMIT)
+        with pytest.raises(KeyboardInterrupt):
+            waits.set()
+            use()
+    finally:
+        done.set()
+        holder.join(LIMIT)
+        signal.signal(signal.SIGUSR1, before)
+
+    def is_free() -> bool:
+        with lock:
+            return True
+
+    assert in_thread(is_free)
+    wakeup.close()

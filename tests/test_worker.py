@@ -6,6 +6,7 @@ import gc
 import logging
 import threading
 import weakref
+from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -493,3 +494,82 @@ def test_counts(workers: Workers) -> None:
 
 def print_nothing() -> None:
     pass
+
+
+# -- rule 7: a start that is given up --------------------------------------------------
+
+
+def test_interrupted_start(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that has come alive ends, and the next one follows it."""
+    worker, inside, seen = workers.make(accepting=True), Gate(), list[str]()
+
+    def wait(event: threading.Event, timeout: float | None = None) -> bool:
+        wait_until(worker._alive.is_set)
+        raise KeyboardInterrupt
+
+    worker.put(inside)
+    monkeypatch.setattr(worker._alive, "wait", partial(wait, worker._alive))
+    with inside:
+        with pytest.raises(KeyboardInterrupt):
+            worker.start()
+        inside.wait_entered()
+        follower = workers.make()
+        follower.start(worker)
+        follower.put(lambda: seen.append("next"))
+        worker.put(print_nothing)
+        assert workers.turned_away == [print_nothing]
+        assert seen == []
+    settle(follower)
+    assert seen == ["next"]
+    assert worker.ended
+
+
+def test_thread_that_comes_alive_too_late(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+    start = threading.Thread.start
+
+    def start_later(thread: threading.Thread) -> None:
+        threads.append(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_later)
+    monkeypatch.setattr(_worker, "START_TIMEOUT", 0.05)
+    worker, seen = workers.make(accepting=True), list[str]()
+    worker.put(lambda: seen.append("kept"))
+    with pytest.raises(RuntimeError, match="did not come alive"):
+        worker.start()
+    start(threads[0])
+    threads[0].join(LIMIT)
+    assert not threads[0].is_alive()
+    assert seen == []
+    monkeypatch.undo()
+    worker.start()
+    settle(worker)
+    assert seen == ["kept"]
+
+
+def test_abandoned_just_before_a_callback(
+    workers: Workers, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was taken from the queue, but has not begun, does not begin any more."""
+    worker, inside, seen = workers.make(), Gate(), list[str]()
+
+    class Items(deque[Any]):
+        def popleft(self) -> Any:
+            item = super().popleft()
+            if threading.current_thread() is worker.thread:
+                inside()
+            return item
+
+    worker._items = Items()
+    worker.start()
+    with inside:
+        worker.put(lambda: seen.append("late"))
+        inside.wait_entered()
+        assert worker.abandon() == []
+        assert worker.running is None
+    wait_until(lambda: worker.ended)
+    assert seen == []
+    assert "Dropped" in caplog.text
+    assert "<lambda>" in caplog.text
