@@ -92,6 +92,14 @@ class _TimeoutClass:
 class SequentialThreadingHandler(IHandler):
     """Runs kazoo's callbacks one after the other, in threads of its own.
 
+    Give it to a client, or to several::
+
+        handler = SequentialThreadingHandler(slow_callback_duration=0.5)
+        client = KazooClient(hosts="...", handler=handler)
+
+    Implements :class:`kazoo.interfaces.IHandler`. Every method may be called from any
+    thread, unless it says otherwise.
+
     :param stop_timeout: how long :meth:`stop` waits for callbacks, in seconds
     :param slow_callback_duration: a callback that has run for longer, in seconds, is
         warned of while it runs; ``None`` for no warnings

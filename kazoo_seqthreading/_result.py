@@ -128,11 +128,13 @@ class AsyncResult(IAsyncResult, Generic[T]):
 
     Implements :class:`kazoo.interfaces.IAsyncResult`. Every method may be called from
     any thread. A result can be awaited in an asyncio event loop, and turned into a
-    :class:`concurrent.futures.Future` with :meth:`as_future`.
+    :class:`concurrent.futures.Future` with :meth:`as_future`::
 
-    .. attribute:: value
+        result = client.get_async("/app")
+        result.rawlink(lambda result: print(result.get()))
+        value, stat = result.get(timeout=10)
 
-        The value given to :meth:`set`; ``None`` before, and after an exception.
+    ``value`` is what was given to :meth:`set`; ``None`` before, and after an exception.
     """
 
     __slots__ = ("_exception", "_handler", "_waiting", "value")

@@ -13,34 +13,66 @@ from typing import NamedTuple, Optional
 
 
 class QueueStats(NamedTuple):
-    """One of the handler's two queues. Times are in seconds."""
+    """One of the handler's two queues; times are in seconds.
 
-    depth: int  #: callbacks that wait
-    run: int  #: callbacks that have run
-    failed: int  #: of these, those that raised
-    running: Optional[str]  #: the name of the callback that runs now
-    running_for: float  #: how long it has run
-    run_time: float  #: the time all callbacks took
-    longest_run: float  #: the longest of these times
-    waiting_time: float  #: the time all callbacks waited for their turn
-    longest_wait: float  #: the longest of these times
+    :param depth: callbacks that wait for their turn
+    :param run: callbacks that have run
+    :param failed: of these, those that raised
+    :param running: the name of the callback that runs now, or ``None``
+    :param running_for: how long it has run
+    :param run_time: the time that all callbacks took, together
+    :param longest_run: the longest of these times
+    :param waiting_time: the time that all callbacks waited for their turn, together
+    :param longest_wait: the longest of these times
+    """
+
+    depth: int
+    run: int
+    failed: int
+    running: Optional[str]
+    running_for: float
+    run_time: float
+    longest_run: float
+    waiting_time: float
+    longest_wait: float
 
 
 class Stats(NamedTuple):
-    """A snapshot of a handler. All but ``running`` and the depths only ever grow."""
+    """A snapshot of what a handler has done, for all its clients together.
 
-    running: bool  #: whether the handler is started
-    completions: QueueStats  #: callbacks linked to results
-    watches: QueueStats  #: watch events
+    :param running: whether the handler is started
+    :param completions: the queue of the callbacks of results
+    :param watches: the queue of watch events
+    :param connections_made: connections to servers that were made
+    :param connections_failed: attempts at one that failed
+    :param requests: requests sent, heartbeats among them
+    :param replies: replies received; watch events do not count
+    :param bytes_sent: as they go over the network, with what TLS adds
+    :param bytes_received: likewise
+    :param wake_ups: how often a request had to wake a connection thread
+    :param system_calls_saved: sends and receives that one by one would have taken
+    :param spawned_threads: threads of ``spawn`` that live now, idle ones among them;
+        connection threads do not count
+
+    The counters only ever grow, over restarts, too.
+
+    >>> stats = client.handler.stats()  # doctest: +SKIP
+    >>> stats.replies, stats.completions.longest_run  # doctest: +SKIP
+    (5318, 0.0021)
+    """
+
+    running: bool
+    completions: QueueStats
+    watches: QueueStats
     connections_made: int
     connections_failed: int
-    requests: int  #: requests sent, heartbeats among them
-    replies: int  #: replies received; watch events do not count
-    bytes_sent: int  #: as they go over the network, with what TLS adds
+    requests: int
+    replies: int
+    bytes_sent: int
     bytes_received: int
-    wake_ups: int  #: how often a request had to wake a connection thread
-    system_calls_saved: int  #: sends and receives that one by one would have taken
-    spawned_threads: int  #: threads of ``spawn`` that live now
+    wake_ups: int
+    system_calls_saved: int
+    spawned_threads: int
 
 
 class Tally:

@@ -1,12 +1,15 @@
-"""What kazoo's own protocol code costs: a handler and a socket that cost nothing.
+"""What kazoo's own code costs: a handler and a socket that cost nothing.
 
 No server is asked. Requests go through ``get_async`` and ``_send_request``, replies
-built beforehand through ``_read_socket``, as in kazoo's connection thread.
+built beforehand through ``_read_socket``, as in kazoo's connection thread. That is its
+protocol; with the loop of that thread around it, which calls them, it is all that no
+handler can save.
 """
 
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from functools import partial
 from struct import pack
 from typing import Any
@@ -49,12 +52,39 @@ class _Handler:
         return rlist, wlist, xlist
 
 
+class _Done(BaseException):
+    """Ends kazoo's loop."""
+
+
+class _LoopHandler(_Handler):
+    """Has kazoo's loop send all requests, then read all replies, then end."""
+
+    client: Any
+
+    def select(self, rlist: Any, wlist: Any, xlist: Any, timeout: Any = None) -> Any:
+        if wlist:
+            return [], wlist, []
+        if self.client._queue:
+            return rlist[1:], [], []
+        if self.client._pending:
+            return rlist[:1], [], []
+        raise _Done
+
+
+class _Retry:
+    def reset(self) -> None:
+        pass
+
+
 class _Socket:
     """A socket that has received all that it ever will."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._read = 0
+
+    def close(self) -> None:
+        pass
 
     def pending(self) -> int:
         return 1
@@ -77,13 +107,23 @@ class _WakeUp:
 
 
 class Protocol:
-    """Pipelined reads with nothing but kazoo's code."""
+    """Pipelined reads with nothing but kazoo's code.
 
-    def __init__(self, path: str, operations: int, data: bytes = b"x" * 100) -> None:
+    :param loop: whether the loop of the connection thread is part of it
+    """
+
+    def __init__(
+        self, path: str, operations: int, data: bytes = b"x" * 100, loop: bool = False
+    ) -> None:
         self._path = path
         self._operations = operations
-        self._client = KazooClient(handler=_Handler())
-        self._client._state = KeeperState.CONNECTED
+        handler = _LoopHandler() if loop else _Handler()
+        self._exchange = self._run_loop if loop else self._send_and_read
+        self._client = KazooClient(handler=handler)
+        if isinstance(handler, _LoopHandler):
+            handler.client = self._client
+        # As the loop has it, which else would take it for a change.
+        self._client._state = KeeperState.CONNECTING
         self._connection: Any = self._client._connection
         self._connection._read_sock = self._connection._write_sock = _WakeUp()
         stat = pack("!qqqqiiiqiiq", 1, 1, 1, 1, 0, 0, 0, 0, len(data), 0, 1)
@@ -96,20 +136,33 @@ class Protocol:
     def measure(self) -> Sample:
         """Make all requests, and read all replies."""
         self._connection._xid = 0
-        self._connection._socket = _Socket(self._replies)
+        self._socket = self._connection._socket = _Socket(self._replies)
+        self._connection._connect = self._connect
         return take(partial(self._run, self._client.get_async, self._path))
 
     def _run(self, get_async: Any, path: str) -> int:
-        connection = self._connection
         done = 0
         while done < self._operations:
             count = min(WINDOW, self._operations - done)
             for _ in range(count):
                 get_async(path)
-            for _ in range(count):
-                connection._send_request(TIMEOUT, TIMEOUT)
-            for _ in range(count):
-                connection._read_socket(TIMEOUT)
+            self._exchange(count)
             done += count
         assert not self._client._pending, "a reply was not read"
         return done
+
+    def _send_and_read(self, count: int) -> None:
+        for _ in range(count):
+            self._connection._send_request(TIMEOUT, TIMEOUT)
+        for _ in range(count):
+            self._connection._read_socket(TIMEOUT)
+
+    def _run_loop(self, count: int) -> None:
+        self._xid = self._connection._xid
+        with suppress(_Done):
+            self._connection._connect_attempt("", "", 0, _Retry())
+
+    def _connect(self, *address: Any) -> tuple[float, float]:
+        self._connection._socket = self._socket
+        self._connection._xid = self._xid  # no new session
+        return TIMEOUT * 1000, TIMEOUT * 1000

@@ -170,6 +170,15 @@ def _fill(result: report.Report, samples: Mapping[str, Samples]) -> None:
             result.rows[key] = report.of_row(key, samples[key])
     if "pipelined" in samples:
         result.figures["protocol"] = report.of_protocol(samples["pipelined"])
+        result.figures["loop"] = report.of_floor(
+            "the same / kazoo's protocol and loop", rows.LOOP, samples["pipelined"]
+        )
+    if "sync" in samples:
+        result.figures["handover"] = report.of_floor(
+            "CPU per synchronous read / raw socket, two threads",
+            rows.HANDOVER,
+            samples["sync"],
+        )
     for key in figures.PARTS:
         if key in samples:
             result.figures[key] = report.of_part(key, samples[key])

@@ -5,8 +5,11 @@ It only counts the bytes of the replies, so nothing written in Python has more.
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
+import threading
+from _thread import allocate_lock
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -16,6 +19,45 @@ from kazoo.protocol.serialization import Close, Connect, int_struct
 from tests.benchmarks.measure import Sample, take
 
 TIMEOUT = 60.0
+
+
+def measure_handover(address: tuple[str, int], request: Any, operations: int) -> Sample:
+    """Send *request* so many times, one after the other, for another thread.
+
+    It is what any handler has to do for a synchronous call, and nothing more: the
+    caller wakes a thread that waits for it and for the server, and is woken by it.
+    """
+    with socket.create_connection(address, TIMEOUT) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        _say_hello(sock)
+        frame = _frame(request, 1)
+
+        def work() -> int:
+            ring, rings = socket.socketpair()
+            poll, done = select.poll(), allocate_lock()
+            poll.register(sock, select.POLLIN)
+            poll.register(ring, select.POLLIN)
+
+            def serve() -> None:
+                for _ in range(operations):
+                    poll.poll()
+                    ring.recv(1)
+                    sock.send(frame)
+                    poll.poll()
+                    sock.recv(65536)
+                    done.release()
+
+            thread = threading.Thread(target=serve)
+            with ring, rings:
+                done.acquire()
+                thread.start()
+                for _ in range(operations):
+                    rings.send(b"0")
+                    done.acquire()
+                thread.join()
+            return operations
+
+        return take(work)
 
 
 def measure(
@@ -34,10 +76,14 @@ def measure(
             return _measure(secure, request, window, operations)
 
 
-def _measure(sock: socket.socket, request: Any, window: int, operations: int) -> Sample:
+def _say_hello(sock: socket.socket) -> None:
     hello = Connect(0, 0, int(TIMEOUT * 1000), 0, b"\0" * 16, False).serialize()
     sock.sendall(int_struct.pack(len(hello)) + hello)
     _receive_frame(sock)
+
+
+def _measure(sock: socket.socket, request: Any, window: int, operations: int) -> Sample:
+    _say_hello(sock)
     sock.sendall(_frame(request, 1))
     reply = _receive_frame(sock)
     error = int_struct.unpack_from(reply, 12)[0]

@@ -33,8 +33,10 @@ PATIENCE = 120.0
 #: The share of the raw limit from which on the server is what bounds a row.
 SATURATED = 0.8
 
-#: Beside the handlers: the raw socket, and kazoo's protocol code alone.
-LIMIT, FLOOR = "raw socket", "protocol"
+#: Beside the handlers: the raw socket, one with a second thread, kazoo's protocol code
+#: alone, and with the loop around it.
+LIMIT, HANDOVER = "raw socket", "raw socket, two threads"
+FLOOR, LOOP = "protocol", "protocol and loop"
 
 Work = Callable[[Any, str, int], int]
 
@@ -224,6 +226,14 @@ def make_task(key: str, site: Site, operations: int) -> Task:
         )
     if key == "pipelined":
         subjects[FLOOR] = floor.Protocol(site.path, operations).measure
+        subjects[LOOP] = floor.Protocol(site.path, operations, loop=True).measure
+    if key == "sync":
+        subjects[HANDOVER] = partial(
+            raw.measure_handover,
+            (site.host, site.port),
+            READS.request(site.chroot + site.path),
+            operations,
+        )
     return Task(row.title, subjects)
 
 
