@@ -6,6 +6,8 @@
 
 The ensemble is only read, but for one small node, directly under the chroot if there
 is one, which is removed in the end. It is put under load while that lasts.
+
+Standard output has nothing but the table, or the JSON.
 """
 
 from __future__ import annotations
@@ -96,19 +98,25 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--json", action="store_true", help="print JSON instead of a table"
     )
-    login = parser.add_argument_group("as KazooClient has them")
+    login = parser.add_argument_group(
+        "as KazooClient has them",
+        "A secret given as @FILE is the first line of that file: what is on the "
+        "command line, every user can see.",
+    )
     login.add_argument(
         "--auth",
         type=_auth,
         action="append",
         metavar="SCHEME:CREDENTIAL",
-        help="for example digest:user:password; may be repeated",
+        help="for example digest:user:password, or @FILE; may be repeated",
     )
     login.add_argument("--use-ssl", action="store_true", help="connect with TLS")
     login.add_argument("--ca", type=_file, metavar="FILE")
     login.add_argument("--certfile", type=_file, metavar="FILE")
     login.add_argument("--keyfile", type=_file, metavar="FILE")
-    login.add_argument("--keyfile-password", metavar="PASSWORD")
+    login.add_argument(
+        "--keyfile-password", type=_secret, metavar="PASSWORD", help="or @FILE"
+    )
     login.add_argument("--no-verify-certs", action="store_true")
     login.add_argument("--check-hostname", action="store_true")
     options = parser.parse_args(arguments)
@@ -137,10 +145,26 @@ def _seconds(text: str) -> float:
 
 
 def _auth(text: str) -> tuple[str, str]:
-    scheme, colon, credential = text.partition(":")
+    scheme, colon, credential = _secret(text).partition(":")
     if not (scheme and colon and credential):
         raise argparse.ArgumentTypeError("must be SCHEME:CREDENTIAL")
     return scheme, credential
+
+
+def _secret(text: str) -> str:
+    """Return *text*, or what the file holds that it names."""
+    if not text.startswith("@"):
+        return text
+    try:
+        with open(text[1:], "rb") as file:
+            secret = file.readline().decode().rstrip("\r\n")
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise argparse.ArgumentTypeError(f"{text}: not UTF-8") from None
+    if not secret:
+        raise argparse.ArgumentTypeError(f"{text}: the first line is empty")
+    return secret
 
 
 def _file(name: str) -> str:
@@ -192,23 +216,29 @@ class _Interrupts:
 
 
 class _Progress:
-    """A bar, where there is a terminal."""
+    """A bar on a terminal; elsewhere a line when a kind of work first begins."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._shown = stream.isatty()
+        self._terminal = stream.isatty()
+        self._begun = {""}
 
-    def show(self, share: float, what: str) -> None:
-        full = round(share * BAR)
-        self._draw(f"[{'#' * full}{'.' * (BAR - full)}] {share:4.0%}  {what}")
+    def show(self, share: float, what: str, handler: str) -> None:
+        if self._terminal:
+            full = round(share * BAR)
+            label = f"{what}, {handler}" if what else ""
+            self._draw(f"[{'#' * full}{'.' * (BAR - full)}] {share:4.0%}  {label}")
+        elif what not in self._begun:
+            self._begun.add(what)
+            print(f"measuring: {what}", file=self._stream, flush=True)
 
     def clear(self) -> None:
-        self._draw("")
+        if self._terminal:
+            self._draw("")
 
     def _draw(self, line: str) -> None:
-        if self._shown:
-            width = shutil.get_terminal_size().columns - 1
-            print(f"\r\x1b[K{line[:width]}", end="", file=self._stream, flush=True)
+        width = shutil.get_terminal_size().columns - 1
+        print(f"\r\x1b[K{line[:width]}", end="", file=self._stream, flush=True)
 
 
 def _as_json(comparison: Comparison) -> str:

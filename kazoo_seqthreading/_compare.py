@@ -7,11 +7,15 @@ Rules
 2. The first, short round warms up and does not count.
 3. One node is created, by a session that does nothing else. It is ephemeral: even if
    the process is killed, the server removes it.
-4. What fails, fails at once: nothing waits for a connection to come back.
+4. What fails, fails at once: nothing waits for a connection to come back. Work runs in
+   a thread that is left behind when a connection is lost, or when no answer comes for
+   as long as a session lasts. Its own waits need no limit.
+5. Closing has a limit, too: with kazoo's handler it may never end.
 """
 
 from __future__ import annotations
 
+import atexit
 import inspect
 import platform
 import secrets
@@ -19,11 +23,12 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from queue import Empty, SimpleQueue
 from statistics import median
 from time import monotonic, perf_counter, process_time
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, Union
 
 import kazoo.client
 import kazoo.handlers.threading
@@ -36,6 +41,8 @@ from kazoo.exceptions import (
     NoNodeError,
     SessionExpiredError,
 )
+from kazoo.handlers.threading import KazooTimeoutError
+from kazoo.protocol.states import KazooState
 from kazoo.security import CREATOR_ALL_ACL
 from kazoo.version import __version__ as kazoo_version
 
@@ -53,9 +60,11 @@ WARM_UP = 0.3
 ATTEMPTS = 2
 
 KAZOO, OURS = "kazoo", "ours"
+LOST = "the connection was lost"
 
 Note = Callable[[float], None]
-Report = Callable[[float, str], None]
+Listener = Callable[[str], None]
+Report = Callable[[float, str, str], None]
 
 # kazoo has no types, so that strict code may not call it.
 _make_client: Callable[..., Any] = kazoo.client.KazooClient
@@ -98,23 +107,28 @@ def compare(
 
     :param timeout: of the sessions, and for connecting, in seconds
     :param options: for ``KazooClient``
-    :param report: called with the share that is done, and what comes next
+    :param report: called with the share that is done, and what comes next: which
+        kind of work, and with whose handler; both are empty in the end
     :raises CompareError: if that is not possible
     """
+    work = _Work(timeout)
     with ExitStack() as stack:
         try:
-            server, chroot, path = stack.enter_context(_node(hosts, timeout, options))
+            server, chroot, path = stack.enter_context(
+                _node(hosts, timeout, options, work.listener)
+            )
+            connected = partial(
+                _connected, server + chroot, timeout, options, work.listener
+            )
             clients = {
-                name: stack.enter_context(
-                    _connected(server + chroot, handler(), timeout, options)
-                )
+                name: stack.enter_context(connected(handler()))
                 for name, handler in (
                     (KAZOO, kazoo.handlers.threading.SequentialThreadingHandler),
                     (OURS, SequentialThreadingHandler),
                 )
             }
             rounds = 5 if seconds >= 5 else 3
-            work = _rounds(clients, path, rounds, seconds, report)
+            figures = _rounds(work, clients, path, rounds, seconds, report)
         except (KazooException, OSError) as error:
             raise CompareError(_describe(error)) from error
     surroundings = {
@@ -125,10 +139,47 @@ def compare(
         "seconds": seconds,
         "rounds": rounds,
     }
-    return Comparison(surroundings, work)
+    return Comparison(surroundings, figures)
+
+
+class _Work:
+    """Runs work as long as every connection is there.
+
+    :param timeout: for how long there may be no answer, in seconds
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._ends: SimpleQueue[Union[Figures, BaseException]] = SimpleQueue()
+
+    def listener(self, state: str) -> None:
+        """Take note of a client's state; called in its connection thread."""
+        if state != KazooState.CONNECTED:
+            self._ends.put(CompareError(LOST))
+
+    def run(self, work: Callable[[], Figures], seconds: float) -> Figures:
+        """Return what *work* does, which takes *seconds*.
+
+        :raises CompareError: if a connection is or was lost, or no answer comes
+        """
+        threading.Thread(target=self._run, args=(work,), daemon=True).start()
+        try:
+            end = self._ends.get(timeout=seconds + self._timeout)
+        except Empty:
+            raise CompareError(f"{LOST}: no answer for {self._timeout:g} s") from None
+        if isinstance(end, BaseException):
+            raise end
+        return end
+
+    def _run(self, work: Callable[[], Figures]) -> None:
+        try:
+            self._ends.put(work())
+        except BaseException as error:
+            self._ends.put(error)
 
 
 def _rounds(
+    work: _Work,
     clients: Mapping[str, Any],
     path: str,
     rounds: int,
@@ -144,14 +195,15 @@ def _rounds(
         slice_ = share if number else share * WARM_UP
         # Neither always comes first.
         names = sorted(clients, reverse=bool(number % 2))
-        for what, work in WORK.items():
+        for what, kind in WORK.items():
             for name in names:
-                report(done / seconds, f"{what}, {TITLES[name]}")
-                figure = _measure(partial(work, clients[name], path), slice_)
+                report(done / seconds, what, TITLES[name])
+                task = partial(kind, clients[name], path)
+                figure = work.run(partial(_measure, task, slice_), slice_)
                 done += slice_
                 if number:
                     figures[what][name].append(figure)
-    report(1.0, "")
+    report(1.0, "", "")
     return {
         what: {
             name: Figures(*(median(column) for column in zip(*samples)))
@@ -311,7 +363,7 @@ class _Attempts(SequentialThreadingHandler):
 
 @contextmanager
 def _node(
-    hosts: str, timeout: float, options: Mapping[str, Any]
+    hosts: str, timeout: float, options: Mapping[str, Any], listener: Listener
 ) -> Iterator[tuple[str, str, str]]:
     """Create a node, and remove it in the end.
 
@@ -320,7 +372,8 @@ def _node(
     addresses, chroot = _resolve(hosts)
     handler = _Attempts(timeout)
     without = {name: value for name, value in options.items() if name != "auth_data"}
-    with _closing(_new_client(hosts, handler, timeout, without)) as client:
+    client = _new_client(hosts, handler, timeout, without)
+    with _closing(client, timeout):
         connected = client.start_async()
         deadline = monotonic() + timeout
         while not connected.wait(0.05):
@@ -333,34 +386,59 @@ def _node(
                 )
         # Given to the client it would fail sooner or later, as a lost connection, too.
         for scheme, credential in options.get("auth_data") or ():
-            client.add_auth(scheme, credential)
+            _get(client.add_auth_async(scheme, credential), timeout)
         path = f"/kazoo-seqthreading-{secrets.token_hex(8)}"
         acl = CREATOR_ALL_ACL if options.get("auth_data") else None
         try:
-            client.create(path, DATA, acl=acl, ephemeral=True)
+            _get(client.create_async(path, DATA, acl=acl, ephemeral=True), timeout)
         except NoNodeError:
             raise CompareError(f"the chroot {chroot} does not exist") from None
+        client.add_listener(listener)
         try:
             yield handler.server, chroot, path
         finally:
-            client.delete_async(path).wait(timeout)
+            if client.connected:  # else it is the server that removes the node
+                client.delete_async(path).wait(timeout)
+
+
+def _get(result: Any, timeout: float) -> None:
+    try:
+        result.get(timeout=timeout)
+    except KazooTimeoutError:
+        raise CompareError(f"{LOST}: no answer for {timeout:g} s") from None
 
 
 @contextmanager
 def _connected(
-    hosts: str, handler: Any, timeout: float, options: Mapping[str, Any]
+    hosts: str,
+    timeout: float,
+    options: Mapping[str, Any],
+    listener: Listener,
+    handler: Any,
 ) -> Iterator[Any]:
-    with _closing(_new_client(hosts, handler, timeout, options)) as client:
+    client = _new_client(hosts, handler, timeout, options)
+    client.add_listener(listener)
+    with _closing(client, timeout):
         if not client.start_async().wait(timeout):
             raise CompareError(f"no second session on {hosts} within {timeout:g} s")
         yield client
 
 
 @contextmanager
-def _closing(client: Any) -> Iterator[Any]:
+def _closing(client: Any, timeout: float) -> Iterator[None]:
     try:
-        yield client
+        yield
     finally:
+        closing = threading.Thread(target=_close, args=(client,), daemon=True)
+        closing.start()
+        closing.join(timeout)
+        if closing.is_alive():
+            # At exit kazoo's own handler would wait for the same again, for ever.
+            atexit.unregister(client.handler.stop)
+
+
+def _close(client: Any) -> None:
+    with suppress(Exception):  # a connection that is lost cannot end well
         client.stop()
         client.close()
 
@@ -412,7 +490,7 @@ def _describe(error: BaseException) -> str:
     if isinstance(error, NoAuthError):
         return "not allowed to create and read a node: give --auth, or a chroot"
     if isinstance(error, (ConnectionLoss, SessionExpiredError)):
-        return "the connection was lost"
+        return LOST
     text = " ".join(str(error).split())
     name = type(error).__name__
     if isinstance(error, OSError) and text:

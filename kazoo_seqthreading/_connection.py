@@ -33,8 +33,9 @@ Rules
 All this begins with ``setblocking(False)``, which kazoo calls once it is connected.
 Before, and for ``client.command()``, the connection behaves as a blocking socket does.
 
-``_lock`` makes the two kinds of ``close`` exclude each other. Everything else belongs
-to the owner: the thread that called ``setblocking(False)``.
+``_lock`` makes ``close`` and ``setblocking`` exclude each other; ``_closed`` is only
+ever set. Everything else belongs to the owner: the thread that called
+``setblocking(False)``.
 """
 
 from __future__ import annotations

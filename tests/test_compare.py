@@ -12,14 +12,20 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+from kazoo.exceptions import (
+    ConnectionClosedError,
+    ConnectionLoss,
+    SessionExpiredError,
+)
 from kazoo.security import CREATOR_ALL_ACL, OPEN_ACL_UNSAFE
 
 from kazoo_seqthreading import SequentialThreadingHandler
 from kazoo_seqthreading.__main__ import main
-from kazoo_seqthreading._compare import WORK
+from kazoo_seqthreading._compare import WORK, _describe
 from tests.support import ROOT, KazooClient, wait_until
 from tests.zookeeper import ZooKeeper
 
@@ -30,13 +36,18 @@ FIGURES = (
     "p99_ms",
     "cpu_us_per_operation",
 )
+#: What standard error has in the end, where it is no terminal.
+PROGRESS = "".join(f"measuring: {what}\n" for what in WORK)
 
 
 @contextmanager
-def program(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """Run the comparison in a process of its own."""
+def program(
+    *arguments: str, script: str = "", **options: Any
+) -> Iterator[subprocess.Popen[str]]:
+    """Run the comparison, or *script*, in a process of its own."""
+    what = ["-c", script] if script else ["-m", "kazoo_seqthreading"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "kazoo_seqthreading", *arguments],
+        [sys.executable, *what, *arguments],
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         text=True,
@@ -70,7 +81,7 @@ def figures_of(text: str) -> dict[str, Any]:
 def test_table(hosts: str, client: Any, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["--hosts", hosts, "--seconds", "1"]) == 0
     out, err = capfd.readouterr()
-    assert err == ""
+    assert err == PROGRESS
     assert all(len(line) <= 80 for line in out.splitlines())
     about, where, blank, head, *rows = out.splitlines()
     assert re.match(r"kazoo_seqthreading [\d.]+\w*, kazoo [\d.]+\w*, \w+ [\d.]+", about)
@@ -94,7 +105,7 @@ def test_table(hosts: str, client: Any, capfd: pytest.CaptureFixture[str]) -> No
 def test_json(hosts: str, client: Any, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["--hosts", hosts, "--seconds", "1", "--json"]) == 0
     out, err = capfd.readouterr()
-    assert err == ""
+    assert err == PROGRESS
     found = figures_of(out)
     assert (found["seconds"], found["rounds"]) == (1, 3)
     assert client.get_children("/") == []
@@ -157,7 +168,7 @@ def test_tls(tls_server: ZooKeeper, capfd: pytest.CaptureFixture[str]) -> None:
     arguments += ["--certfile", tls.client_cert, "--keyfile", tls.client_key]
     status = main(arguments)
     out, err = capfd.readouterr()
-    assert (status, err) == (0, "")
+    assert (status, err) == (0, PROGRESS)
     assert figures_of(out)["server"] == tls_server.tls_hosts
 
 
@@ -200,6 +211,44 @@ def test_authentication(
 
 
 @pytest.mark.usefixtures("locked")
+def test_authentication_from_a_file(
+    hosts: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"digest:user:secret\r\nnot this\xff\n")
+    assert main(["--hosts", hosts, "--seconds", "0.5", "--auth", f"@{secret}"]) == 0
+    assert "secret" not in "".join(capfd.readouterr())
+
+
+def test_tls_with_a_password_from_a_file(
+    tls_server: ZooKeeper, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tls = tls_server.tls
+    assert tls is not None
+    key, right, wrong = tmp_path / "key", tmp_path / "right", tmp_path / "wrong"
+    key.write_bytes(encrypted(Path(tls.client_key).read_bytes(), b"@ a password "))
+    right.write_text("@ a password \n")
+    wrong.write_text("a password")
+    arguments = ["--hosts", tls_server.tls_hosts, "--seconds", "0.5", "--use-ssl"]
+    arguments += ["--ca", tls.ca, "--certfile", tls.client_cert, "--keyfile", str(key)]
+    assert main([*arguments, "--keyfile-password", f"@{right}"]) == 0
+    assert capfd.readouterr().err == PROGRESS
+    assert main([*arguments, "--keyfile-password", f"@{wrong}"]) == 1
+    assert "a password" not in one_line(capfd)
+
+
+def encrypted(key: bytes, password: bytes) -> bytes:
+    """Return a private key such that it takes *password* to read it."""
+    from cryptography.hazmat.primitives import serialization as pem
+
+    return pem.load_pem_private_key(key, None).private_bytes(
+        pem.Encoding.PEM,
+        pem.PrivateFormat.PKCS8,
+        pem.BestAvailableEncryption(password),
+    )
+
+
+@pytest.mark.usefixtures("locked")
 @pytest.mark.parametrize("auth", [[], ["--auth", "digest:user:wrong"]])
 def test_not_allowed(
     hosts: str, auth: list[str], capfd: pytest.CaptureFixture[str]
@@ -228,6 +277,8 @@ def one_line(capfd: pytest.CaptureFixture[str]) -> str:
 
 
 def the_line(err: str) -> str:
+    """Return the one line that comes after those that tell of the progress."""
+    err = re.sub(r"(?m)^measuring: .*\n", "", err)
     assert err.startswith("kazoo_seqthreading: ")
     assert err.endswith("\n")
     assert err.count("\n") == 1
@@ -269,6 +320,21 @@ def test_chroot_that_does_not_exist(
         (["--hosts", "a", "--seconds", "nan"], "--seconds: must be at least 0.5"),
         (["--hosts", "a", "--timeout", "soon"], "--timeout: must be at least 0.5"),
         (["--hosts", "a", "--auth", "digest"], "--auth: must be SCHEME:CREDENTIAL"),
+        (["--hosts", "a", "--auth", "@/no"], "--auth: @/no: No such file"),
+        (["--hosts", "a", "--auth", "@/"], "--auth: @/: Is a directory"),
+        (["--hosts", "a", "--auth", "@"], "--auth: @: No such file"),
+        (
+            ["--hosts", "a", "--auth", "@/dev/null"],
+            "--auth: @/dev/null: the first line is empty",
+        ),
+        (
+            ["--hosts", "a", "--use-ssl", "--keyfile-password", "@/no"],
+            "--keyfile-password: @/no: No such file",
+        ),
+        (
+            ["--hosts", "a", "--keyfile-password", "given"],
+            "--keyfile-password needs --use-ssl",
+        ),
         (["--hosts", "a", "--use-ssl", "--ca", "/no"], "--ca: /no: No such file"),
         (["--hosts", "a", "--check-hostname"], "--check-hostname needs --use-ssl"),
         (["--hosts", "a", "--no-such-option"], "--no-such-option"),
@@ -281,6 +347,17 @@ def test_bad_arguments(
         main(arguments)
     assert stopped.value.code == 2
     assert complaint in one_line(capfd)
+
+
+def test_secret_that_is_no_text(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    secret = tmp_path / "file"
+    secret.write_bytes(b"digest:user:\xff\n")
+    with pytest.raises(SystemExit) as stopped:
+        main(["--hosts", "a", "--auth", f"@{secret}"])
+    assert stopped.value.code == 2
+    assert f"--auth: @{secret}: not UTF-8" in one_line(capfd)
 
 
 @pytest.mark.parametrize("hosts", ["", "127.0.0.1:port", "[::1"])
@@ -312,11 +389,8 @@ def test_interrupted(hosts: str, client: Any) -> None:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=LIMIT)
     assert client.get_children("/") == []
-    assert (process.returncode, out, err) == (
-        130,
-        "",
-        "kazoo_seqthreading: interrupted\n",
-    )
+    assert (process.returncode, out) == (130, "")
+    assert the_line(err) == "kazoo_seqthreading: interrupted\n"
 
 
 def test_killed(hosts: str, client: Any) -> None:
@@ -350,3 +424,146 @@ def test_server_that_goes_away(own_server: ZooKeeper) -> None:
         client.close()
     assert (process.returncode, out) == (1, "")
     assert "the connection was lost" in the_line(err)
+
+
+#: Runs the comparison for one kind of work, and misbehaves at the requests of the
+#: client with one of the two handlers, in the middle of them. It tells when it begins.
+MISBEHAVING = """
+import itertools, pathlib, sys, threading, time
+
+import kazoo.client
+import kazoo.handlers.threading
+import kazoo_seqthreading
+from kazoo.protocol.states import KazooState
+from kazoo_seqthreading import _compare
+from kazoo_seqthreading.__main__ import main
+
+fault, handler, what, told, *arguments = sys.argv[1:]
+module = {"kazoo": kazoo.handlers.threading, "ours": kazoo_seqthreading}[handler]
+
+class Client(kazoo.client.KazooClient):
+    requests = itertools.count()
+
+    def create_async(self, *args, **kwargs):
+        if fault == "not created":
+            pathlib.Path(told).touch()
+            return self.handler.async_result()
+        return super().create_async(*args, **kwargs)
+
+    def get_async(self, *args, **kwargs):
+        return self.misbehave() or super().get_async(*args, **kwargs)
+
+    def set_async(self, *args, **kwargs):
+        return self.misbehave() or super().set_async(*args, **kwargs)
+
+    def misbehave(self):
+        if type(self.handler) is not module.SequentialThreadingHandler:
+            return None
+        if next(self.requests) < 20:
+            return None
+        while self._pending or self._queue:  # what is not answered would fail at once
+            time.sleep(0.01)
+        pathlib.Path(told).touch()
+        if fault == "lost":
+            while self.state == KazooState.CONNECTED:
+                time.sleep(0.01)
+        elif fault == "unanswered":
+            return self.handler.async_result()
+        elif fault == "stuck":  # kazoo's handler waits for it, when it is stopped
+            self.handler.completion_queue.put(threading.Event().wait)
+        return None
+
+_compare._make_client = Client
+_compare.WORK = {what: _compare.WORK[what]}
+sys.exit(main(arguments))
+"""
+
+
+@contextmanager
+def misbehaving(
+    fault: str, handler: str, what: str, hosts: str, folder: Path
+) -> Iterator[subprocess.Popen[str]]:
+    """Run the comparison, which has got to where it misbehaves."""
+    told = folder / "told"
+    arguments = [fault, handler, what, str(told), "--hosts", hosts]
+    arguments += ["--seconds", "1", "--timeout", "2"]
+    with program(*arguments, script=MISBEHAVING) as process:
+        wait_until(lambda: told.exists() or process.poll() is not None, LIMIT)
+        yield process
+
+
+KINDS = list(WORK)
+both_handlers = pytest.mark.parametrize("handler", ["kazoo", "ours"])
+#: Far less than the tests' limit, and far more than it takes.
+SOON = 30.0
+
+
+@both_handlers
+@pytest.mark.parametrize(
+    "what",
+    [
+        pytest.param(what, marks=[pytest.mark.faults] if number % 3 else [])
+        for number, what in enumerate(KINDS)
+    ],
+)
+def test_server_that_is_killed_before_a_request(
+    own_server: ZooKeeper, handler: str, what: str, tmp_path: Path
+) -> None:
+    """kazoo queues the request, for a connection that never comes back."""
+    hosts = own_server.hosts
+    with misbehaving("lost", handler, what, hosts, tmp_path) as process:
+        own_server.nodes[0].kill()
+        out, err = process.communicate(timeout=SOON)
+    assert (process.returncode, out) == (1, "")
+    assert the_line(err) == "kazoo_seqthreading: the connection was lost\n"
+
+
+@both_handlers
+@pytest.mark.parametrize(
+    "what", [KINDS[0], pytest.param(KINDS[1], marks=pytest.mark.faults)]
+)
+def test_server_that_hangs_before_a_request(
+    own_server: ZooKeeper, handler: str, what: str, tmp_path: Path
+) -> None:
+    """It accepts connections, but no sessions."""
+    hosts = own_server.hosts
+    with misbehaving("lost", handler, what, hosts, tmp_path) as process:
+        own_server.nodes[0].suspend()
+        out, err = process.communicate(timeout=SOON)
+    assert (process.returncode, out) == (1, "")
+    assert the_line(err).startswith("kazoo_seqthreading: the connection was lost")
+
+
+def test_node_that_is_not_created(hosts: str, tmp_path: Path) -> None:
+    what = next(iter(WORK))
+    with misbehaving("not created", "ours", what, hosts, tmp_path) as process:
+        out, err = process.communicate(timeout=SOON)
+    assert (process.returncode, out) == (1, "")
+    assert "the connection was lost: no answer for 2 s" in the_line(err)
+
+
+@both_handlers
+def test_answer_that_does_not_come(hosts: str, handler: str, tmp_path: Path) -> None:
+    """What kazoo forgets about, though the connection is there."""
+    what = next(iter(WORK))
+    with misbehaving("unanswered", handler, what, hosts, tmp_path) as process:
+        out, err = process.communicate(timeout=SOON)
+    assert (process.returncode, out) == (1, "")
+    assert "the connection was lost: no answer for 2 s" in the_line(err)
+
+
+def test_client_that_does_not_stop(hosts: str, client: Any, tmp_path: Path) -> None:
+    """The figures are there, and shown; nothing hangs at exit either."""
+    what = next(iter(WORK))
+    with misbehaving("stuck", "kazoo", what, hosts, tmp_path) as process:
+        out, err = process.communicate(timeout=SOON)
+    assert (process.returncode, err) == (0, f"measuring: {what}\n")
+    assert what in out
+    assert client.get_children("/") == []
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionLoss(), ConnectionClosedError("closed"), SessionExpiredError()]
+)
+def test_lost_connection_in_every_form(error: Exception) -> None:
+    assert _describe(error) == "the connection was lost"

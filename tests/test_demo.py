@@ -44,9 +44,14 @@ def titles(out: str) -> list[str]:
     return [line for line in out.splitlines() if re.match(r"\d\. ", line)]
 
 
+def complaints(err: str) -> list[str]:
+    """Return the lines that do not tell what the comparison is at."""
+    return [line for line in err.splitlines() if not line.startswith("measuring: ")]
+
+
 def test_private_server() -> None:
     demo = run_demo()
-    assert (demo.returncode, demo.stderr) == (0, ""), demo.stdout
+    assert (demo.returncode, complaints(demo.stderr)) == (0, []), demo.stdout
     assert all(len(line) <= 80 for line in demo.stdout.splitlines())
     assert "\x1b" not in demo.stdout
     found = titles(demo.stdout)
@@ -80,12 +85,12 @@ sys.exit(status)
         timeout=100,
         env={"ZOOKEEPER_HOSTS": "", "PYTHONIOENCODING": "utf-8"},
     )
-    assert (demo.returncode, demo.stderr) == (0, "")
+    assert (demo.returncode, complaints(demo.stderr)) == (0, [])
 
 
 def test_own_ensemble(hosts: str, client: Any) -> None:
     demo = run_demo("--hosts", hosts)
-    assert (demo.returncode, demo.stderr) == (0, ""), demo.stdout
+    assert (demo.returncode, complaints(demo.stderr)) == (0, []), demo.stdout
     assert "where nothing is killed" in demo.stdout
     assert len(titles(demo.stdout)) == len(STEPS) - 1
     assert STEPS[-1] not in demo.stdout
