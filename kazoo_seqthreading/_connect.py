@@ -1,7 +1,7 @@
 """Making a connection: name, TCP and TLS, under one deadline.
 
-Whatever fails, the socket is closed, and the error, an ``OSError`` or one of its
-family, tells the address.
+Whatever fails, the socket is closed, and the error is an ``OSError`` or one of its
+family.
 """
 
 from __future__ import annotations
@@ -78,8 +78,10 @@ def connect(
             except OSError as error:
                 failure = error
         raise failure or OSError(errno.EADDRNOTAVAIL, "the name has no address")
-    except OSError as error:
-        _name_address(error, address)
+    except socket.timeout as error:
+        if error.errno is None:
+            error.errno = errno.ETIMEDOUT
+            error.strerror = "no answer in time"
         raise
 
 
@@ -143,12 +145,3 @@ def _shake_hands(
 
     codec.handshake(receive, send)
     return codec
-
-
-def _name_address(error: OSError, address: Address) -> None:
-    where = "{}:{}".format(*address[:2])
-    if isinstance(error, socket.timeout) and error.errno is None:
-        error.errno = errno.ETIMEDOUT
-        error.strerror = "no answer in time"
-    error.strerror = f"{error.strerror or error} ({where})"
-    error.args = (error.errno, error.strerror)

@@ -21,6 +21,12 @@ class TimeoutError(_KazooTimeoutError, builtins.TimeoutError):
         return str(self.args[0]) if self.args else None
 
 
+def add_to_message(error: OSError, where: str) -> None:
+    """Have the message of *error* tell *where*."""
+    error.strerror = f"{error.strerror or error} ({where})"
+    error.args = (error.errno, error.strerror)
+
+
 class BlockingCallError(RuntimeError):
     """A blocking call was made in the thread that alone could end it.
 

@@ -54,7 +54,7 @@ from ._connect import DEFAULT_TIMEOUT, Address, Deadline, KeepAlive, connect
 from ._connection import Connection
 from ._connections import ConnectionThreads
 from ._describe import describe, stack_of
-from ._errors import BlockingCallError, TimeoutError
+from ._errors import BlockingCallError, TimeoutError, add_to_message
 from ._kazoo import calling_listener, is_connection_loop
 from ._result import AsyncResult
 from ._stats import Ledger, Stats, Tally
@@ -479,24 +479,24 @@ class SequentialThreadingHandler(IHandler):
         else:
             # kazoo's command() gives a port here: take the name we connected to.
             hostname = self._hostnames.get(address, address[0])
-        context = self._ssl_context
-        if not use_ssl:
-            context = None
-        elif context is None:
-            arguments = Arguments(
-                ca,
-                certfile,
-                keyfile,
-                keyfile_password,
-                verify_certs,
-                check_hostname,
-                options,
-                ciphers,
-            )
-            context = self._contexts.get(arguments)
         timeout = self._limit(timeout)
         self._watchdog.check()
         try:
+            context = self._ssl_context
+            if not use_ssl:
+                context = None
+            elif context is None:
+                arguments = Arguments(
+                    ca,
+                    certfile,
+                    keyfile,
+                    keyfile_password,
+                    verify_certs,
+                    check_hostname,
+                    options,
+                    ciphers,
+                )
+                context = self._contexts.get(arguments)
             sock, codec = connect(
                 address,
                 Deadline(timeout),
@@ -511,8 +511,10 @@ class SequentialThreadingHandler(IHandler):
             except BaseException:
                 sock.close()
                 raise
-        except BaseException:
+        except BaseException as error:
             self._ledger.connected(False)
+            if isinstance(error, OSError):
+                add_to_message(error, f"{address[0]}:{address[1]}")
             raise
         self._ledger.connected(True)
         return connection

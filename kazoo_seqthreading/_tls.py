@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple, Optional, Union
 
+from ._errors import add_to_message
+
 Data = Union[bytes, bytearray, memoryview]
 
 
@@ -80,12 +82,18 @@ def _make(arguments: Arguments) -> ssl.SSLContext:
     context.check_hostname = arguments.check_hostname
     context.verify_mode = ssl.CERT_REQUIRED if arguments.verify_certs else ssl.CERT_NONE
     context.load_default_certs(ssl.Purpose.SERVER_AUTH)
-    if arguments.ca:
-        context.load_verify_locations(arguments.ca)
-    if arguments.certfile:
-        context.load_cert_chain(
-            arguments.certfile, arguments.keyfile, arguments.keyfile_password
-        )
+    files = arguments.ca
+    try:
+        if arguments.ca:
+            context.load_verify_locations(arguments.ca)
+        if arguments.certfile:
+            files = f"{arguments.certfile}, {arguments.keyfile}"
+            context.load_cert_chain(
+                arguments.certfile, arguments.keyfile, arguments.keyfile_password
+            )
+    except OSError as error:
+        add_to_message(error, str(files))
+        raise
     return context
 
 

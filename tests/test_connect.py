@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import trustme
+from cryptography import x509
 
 from kazoo_seqthreading import SequentialThreadingHandler
 from tests.background import LIMIT
@@ -279,6 +280,36 @@ def test_deadline_of_a_name(handler: Any, monkeypatch: pytest.MonkeyPatch) -> No
         answered.set()
 
 
+@pytest.mark.stock_fails("the limit begins anew with each phase")
+def test_one_deadline_for_name_and_tls(
+    handler: Any, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hello, real = threading.Event(), socket.getaddrinfo
+    name_takes, limit = 1.5, 2.5
+
+    def say_nothing(sock: socket.socket) -> None:
+        sock.recv(1)
+        hello.set()  # the client has begun to shake hands
+        while sock.recv(4096):
+            pass
+
+    def getaddrinfo(*args: Any, **kwargs: Any) -> Any:
+        threading.Event().wait(name_takes)
+        return real(*args, **kwargs)
+
+    address = serve(stack, say_nothing)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    began = time.monotonic()
+    with pytest.raises(OSError):
+        handler.create_connection(
+            ("localhost", address[1]), timeout=limit, use_ssl=True
+        )
+    took = time.monotonic() - began
+    assert hello.is_set()
+    assert took >= name_takes
+    assert took < limit + 0.7 * name_takes  # a second limit for TLS: 1.0 of it
+
+
 option = pytest.mark.stock_fails("has no such option")
 
 
@@ -456,6 +487,70 @@ def test_context_is_cached_until_a_file_changes(
         connect()
     replace(str(right))
     connect().close()
+
+
+@pytest.mark.parametrize("first", ["certificate", "key"])
+def test_client_certificate_is_read_again_when_it_changes(
+    handler: Any,
+    authority: trustme.CA,
+    ca: str,
+    stack: ExitStack,
+    tmp_path: Path,
+    first: str,
+) -> None:
+    serial_numbers: list[int] = []
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.verify_mode = ssl.CERT_REQUIRED
+    authority.configure_trust(context)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+
+    def note_client(sock: socket.socket) -> None:
+        sock.settimeout(LIMIT)
+        with context.wrap_socket(sock, server_side=True) as wrapped:
+            certificate: Any = wrapped.getpeercert()
+            serial_numbers.append(int(certificate["serialNumber"], 16))
+            wrapped.sendall(b"hello")
+            wrapped.recv(1)
+
+    def replace(file: Path, pem: bytes) -> None:
+        new = tmp_path / "new.pem"
+        new.write_bytes(pem)
+        os.replace(new, file)
+
+    def connect() -> None:
+        connection = handler.create_connection(
+            address,
+            timeout=LIMIT,
+            use_ssl=True,
+            ca=ca,
+            certfile=str(certfile),
+            keyfile=str(keyfile),
+        )
+        with connection:
+            assert connection.recv(10) == b"hello"
+
+    address = serve(stack, note_client)
+    certfile, keyfile = tmp_path / "client.pem", tmp_path / "client.key"
+    leaves = [authority.issue_cert("client@example.org") for _ in range(3)]
+    for leaf in leaves:
+        changes = [
+            (certfile, leaf.cert_chain_pems[0].bytes()),
+            (keyfile, leaf.private_key_pem.bytes()),
+        ]
+        if first == "key":
+            changes.reverse()
+        replace(*changes[0])
+        with pytest.raises(OSError):  # in between, the two do not match
+            connect()
+        replace(*changes[1])
+        connect()
+        connect()
+    expected = [serial_number(leaf) for leaf in leaves for _ in range(2)]
+    assert serial_numbers == expected
+
+
+def serial_number(leaf: trustme.LeafCert) -> int:
+    return x509.load_pem_x509_certificate(leaf.cert_chain_pems[0].bytes()).serial_number
 
 
 @pytest.mark.stock_fails("makes a context for every connection")
@@ -648,3 +743,19 @@ def test_subclass(make_client: MakeClient) -> None:
     connection = client._connection._socket
     assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
     assert client.command(b"ruok") == "imok"
+
+
+@pytest.mark.parametrize("argument", ["ca", "certfile"])
+@pytest.mark.parametrize("exists", [True, False])
+def test_file_that_cannot_be_used(tmp_path: Path, argument: str, exists: bool) -> None:
+    """The error names the file and the server, and the attempt counts as failed."""
+    path = tmp_path / "some.pem"
+    if exists:
+        path.write_text("not a certificate")
+    handler = SequentialThreadingHandler()
+    with pytest.raises(OSError, match=r"127\.0\.0\.1:2281") as caught:
+        handler.create_connection(
+            ("127.0.0.1", 2281), use_ssl=True, **{argument: str(path)}
+        )
+    assert "some.pem" in str(caught.value)
+    assert handler.stats().connections_failed == 1
