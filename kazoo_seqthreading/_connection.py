@@ -301,9 +301,9 @@ class Connection:
         self._turns = TURNS
         now = monotonic()
         deadline = None if timeout is None else now + timeout
-        self._check_heartbeat(now)
         if wakeup is not None and timeout is not None and timeout > self._interval:
             self._interval = timeout  # heartbeats are due as often
+        self._check_heartbeat(now)
         collect_waiters()
         if look:
             self._watchdog.check()

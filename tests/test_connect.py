@@ -753,9 +753,8 @@ def test_file_that_cannot_be_used(tmp_path: Path, argument: str, exists: bool) -
     if exists:
         path.write_text("not a certificate")
     handler = SequentialThreadingHandler()
+    options: dict[str, Any] = {"use_ssl": True, argument: str(path)}
     with pytest.raises(OSError, match=r"127\.0\.0\.1:2281") as caught:
-        handler.create_connection(
-            ("127.0.0.1", 2281), use_ssl=True, **{argument: str(path)}
-        )
+        handler.create_connection(("127.0.0.1", 2281), **options)
     assert "some.pem" in str(caught.value)
     assert handler.stats().connections_failed == 1

@@ -37,15 +37,19 @@ pytestmark = [
 
 hangs = pytest.mark.stock_fails("an inherited client hangs")
 
-#: "At once", in seconds, on a machine that does other things, too.
-AT_ONCE = 3.0
+#: "At once", in seconds: less than the 5 that stop() may wait, and the 10 of kazoo.
+AT_ONCE = 4.5
 
 
 class Child:
     """A forked child that calls *function*; its answer comes through a pipe."""
 
+    #: How long one may take, in seconds; set by :func:`patience`.
+    limit = LIMIT
+
     def __init__(self, function: Callable[[], Any]) -> None:
         self._reader, writer = os.pipe()
+        self._ended = False
         self.pid = os.fork()
         if not self.pid:
             self._run(function, writer)
@@ -65,34 +69,49 @@ class Child:
         finally:
             os._exit(status)
 
-    def result(self, limit: float = LIMIT) -> Any:
+    def result(self) -> Any:
         """Return what the function returned, or raise what it raised."""
         answer, status = b"", None
-        deadline = time.monotonic() + limit
+        deadline = time.monotonic() + self.limit
         try:
             while True:
                 left = max(deadline - time.monotonic(), 0)
                 if not select.select([self._reader], [], [], left)[0]:
-                    pytest.fail(f"no answer from the child within {limit} s")
+                    pytest.fail(f"no answer from the child within {self.limit} s")
                 part = os.read(self._reader, 65536)
                 if not part:
                     break
                 answer += part
-            status = wait_until(self._ended, what="the child's end")
+            status = wait_until(self._wait, what="the child's end")
         finally:
-            os.close(self._reader)
-            if status is None:
-                os.kill(self.pid, signal.SIGKILL)
-                os.waitpid(self.pid, 0)
+            self.kill()
         assert status == (self.pid, 0)
         value = pickle.loads(answer)
         if isinstance(value, BaseException):
             raise value
         return value
 
-    def _ended(self) -> tuple[int, int] | None:
+    def kill(self) -> None:
+        """End the child, if it has not ended."""
+        if not self._ended:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            self._ended = True
+        if self._reader >= 0:
+            os.close(self._reader)
+            self._reader = -1
+
+    def _wait(self) -> tuple[int, int] | None:
         pid, status = os.waitpid(self.pid, os.WNOHANG)
+        self._ended = bool(pid)
         return (pid, status) if pid else None
+
+
+@pytest.fixture(autouse=True)
+def patience(handler_class: type[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give children time; not where kazoo's handler hangs."""
+    stock = handler_class.__module__.startswith("kazoo.")
+    monkeypatch.setattr(Child, "limit", LIMIT if stock else 4 * LIMIT)
 
 
 def in_child(function: Callable[..., Any], *args: Any) -> Any:
@@ -113,7 +132,7 @@ def call(function: Callable[..., Any], *args: Any, **options: Any) -> tuple[str,
 
 def use(client: Any) -> bytes:
     """Start *client*, use it, stop it; return what it read."""
-    client.start(LIMIT)
+    client.start(2 * LIMIT)
     client.create(f"/used-by-{os.getpid()}", b"value", ephemeral=True)
     with client.Lock("/lock"):
         value: bytes = client.get(f"/used-by-{os.getpid()}")[0]
@@ -171,8 +190,7 @@ def test_calls_fail_at_once(unharmed: Any) -> None:
         "inherited wait": lambda: pending.wait(60),
         "add_auth": lambda: client.add_auth("digest", "user:password"),
     }
-    children = {name: Child(partial(call, one)) for name, one in calls.items()}
-    outcomes = {name: child.result() for name, child in children.items()}
+    outcomes = {name: in_child(call, one) for name, one in calls.items()}
     assert outcomes == dict.fromkeys(calls, ("ConnectionClosedError", True))
     assert client.get_children("/") == ["parent"]
 
@@ -224,20 +242,21 @@ def test_start(unharmed: Any, before: list[str]) -> None:
     def run() -> Any:
         for name in before:
             call(getattr(unharmed, name), *(["/"] if name == "exists" else []))
-        started = call(unharmed.start)
+        unharmed.start(2 * LIMIT)
         other = unharmed.client_id[0] != session[0]
         seen = unharmed.get("/parent")[0]
-        return started, other, seen, use(unharmed)
+        return other, seen, use(unharmed)
 
-    assert in_child(run) == (("returned", True), True, b"0", b"value")
+    assert in_child(run) == (True, b"0", b"value")
 
 
 @hangs
 def test_restart(unharmed: Any) -> None:
     def run() -> Any:
-        return call(unharmed.restart), unharmed.exists("/") is not None
+        outcome, _ = call(unharmed.restart)
+        return outcome, unharmed.exists("/") is not None
 
-    assert in_child(run) == (("returned", True), True)
+    assert in_child(run) == ("returned", True)
 
 
 @hangs
@@ -364,7 +383,7 @@ def test_locks_held_at_the_fork(unharmed: Any) -> None:
     def hold() -> None:
         with locks[0], locks[1], locks[2]:
             held.set()
-            may_release.wait(LIMIT)
+            may_release.wait(Child.limit + LIMIT)
 
     holder = in_background(hold)
     assert held.wait(LIMIT)
@@ -421,8 +440,8 @@ def test_new_client(unharmed: Any, handler_class: Any, hosts: str, when: str) ->
         return KazooClient(hosts, handler=handler_class())
 
     before = make()
-    child = Child(lambda: call(use, before if when == "before" else make()))
-    assert child.result() == ("returned", True)
+    child = Child(lambda: use(before if when == "before" else make()))
+    assert child.result() == b"value"
     before.close()
 
 
@@ -489,7 +508,7 @@ def test_fork_in_callback(unharmed: Any, kind: str) -> None:
         unharmed.create("/node")
     else:
         unharmed.handler.spawn(callback)
-    outcome = outcomes.get(timeout=2 * LIMIT)
+    outcome = outcomes.get(timeout=Child.limit + LIMIT)
     assert outcome == (("ConnectionClosedError", True), b"value")
 
 
@@ -508,15 +527,16 @@ def test_fork_in_listener(make_client: MakeClient) -> None:
 
     client.add_listener(listener)
     client.start_async()
-    outcome = outcomes.get(timeout=2 * LIMIT)
+    outcome = outcomes.get(timeout=Child.limit + LIMIT)
     assert outcome == (("ConnectionClosedError", True), b"value")
-    wait_until(lambda: client.connected)
+    wait_until(lambda: client.connected, 3 * LIMIT)
     assert client.exists("/") is not None
 
 
 @hangs
 def test_fork_while_suspended(make_client: MakeClient, own_server: ZooKeeper) -> None:
-    client = make_client(hosts=own_server.hosts, timeout=3.0)
+    retry = {"max_tries": -1, "delay": 0.1, "max_delay": 0.5}
+    client = make_client(hosts=own_server.hosts, timeout=3.0, connection_retry=retry)
     client.start()
     own_server.nodes[0].kill()
     wait_until(lambda: client.state == "SUSPENDED")
@@ -525,8 +545,8 @@ def test_fork_while_suspended(make_client: MakeClient, own_server: ZooKeeper) ->
     child = Child(lambda: [call(client.exists, "/"), call(client.stop)])
     assert child.result() == [("ConnectionClosedError", True), ("returned", True)]
     own_server.restore()
-    waiting.exception(LIMIT)  # answered, or lost with the connection
-    wait_until(lambda: client.connected)
+    waiting.exception(3 * LIMIT)  # answered, or lost with the connection
+    wait_until(lambda: client.connected, 3 * LIMIT)
     assert client.exists("/") is not None
 
 
@@ -551,7 +571,7 @@ def test_multiprocessing(unharmed: Any) -> None:
     process = context.Process(target=lambda: answers.put(_pool_task(unharmed)))
     process.start()
     try:
-        process.join(LIMIT)
+        process.join(Child.limit)
         assert process.exitcode == 0
     finally:
         process.kill()
@@ -567,7 +587,7 @@ def test_multiprocessing_pool(unharmed: Any) -> None:
     _inherited = unharmed
     pool = multiprocessing.get_context("fork").Pool(2)
     try:
-        answers = pool.map_async(_pool_call, [1, 2], chunksize=1).get(LIMIT)
+        answers = pool.map_async(_pool_call, [1, 2], chunksize=1).get(Child.limit)
         pool.close()
     finally:
         pool.terminate()
@@ -581,7 +601,7 @@ def test_pre_fork_server(unharmed: Any, make_client: MakeClient) -> None:
     """Workers that start the inherited client and share work through ZooKeeper."""
 
     def serve() -> None:
-        unharmed.start(LIMIT)
+        unharmed.start(2 * LIMIT)
         for _ in range(5):
             with unharmed.Lock("/lock"):
                 value = int(unharmed.get("/count")[0])
@@ -589,8 +609,13 @@ def test_pre_fork_server(unharmed: Any, make_client: MakeClient) -> None:
         unharmed.stop()
 
     unharmed.create("/count", b"0")
-    for worker in [Child(serve) for _ in range(3)]:
-        worker.result(2 * LIMIT)
+    workers = [Child(serve) for _ in range(3)]
+    try:
+        for worker in workers:
+            worker.result()
+    finally:
+        for worker in workers:
+            worker.kill()
     unharmed.sync("/count")
     assert unharmed.get("/count")[0] == b"15"
 
@@ -609,7 +634,7 @@ def inherited():
     try:
         return client.get("/master")[0]
     except Exception as error:
-        return f"{type(error).__name__} {time.monotonic() - began < 3.0}".encode()
+        return f"{type(error).__name__} {time.monotonic() - began < 4.5}".encode()
 
 def started():
     client.start()
@@ -627,7 +652,7 @@ class UnixConnection(http.client.HTTPConnection):
     """HTTP over a socket in the file system."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=LIMIT)
+        super().__init__("localhost", timeout=Child.limit)
         self._path = str(path)
 
     def connect(self) -> None:
@@ -663,24 +688,29 @@ def test_gunicorn_with_preload_app(
 
     with log.open("w") as output:
         master = subprocess.Popen(
-            command, env={**os.environ, **env}, stdout=output, stderr=output
+            command,
+            env={**os.environ, **env},
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
     try:
-        assert wait_until(answers, LIMIT) == "ConnectionClosedError True"
+        assert wait_until(answers, Child.limit) == "ConnectionClosedError True"
         session = client.exists("/master").owner_session_id
         assert ask("/started") == str(master.pid)
         assert ask("/inherited") == str(master.pid)  # it is started here now
         (worker,) = set(client.get_children("/")) - {"master"}
         os.kill(int(worker.partition("-")[2]), signal.SIGKILL)
         # Another worker takes its place.
-        assert wait_until(answers, LIMIT) == "ConnectionClosedError True"
+        assert wait_until(answers, Child.limit) == "ConnectionClosedError True"
         assert client.exists("/master").owner_session_id == session
     finally:
         master.terminate()
         try:
-            status = master.wait(LIMIT)
+            status = master.wait(Child.limit)
         finally:
-            master.kill()
+            with suppress(ProcessLookupError):  # workers that hang, too
+                os.killpg(master.pid, signal.SIGKILL)
             master.wait()
     assert status == 0, log.read_text()
     assert "Traceback" not in log.read_text()

@@ -9,6 +9,7 @@ import os
 import signal
 import ssl
 import threading
+import time
 import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -266,7 +267,7 @@ def test_stop_lets_what_is_queued_run(make: Make, kind: str) -> None:
         dispatch(handler, kind, partial(seen.append, name))
 
     def opens() -> None:
-        wait_until(lambda: not handler.running)
+        wait_until(lambda: handler._stopping)  # and refuses watches already
         dispatch(handler, "watch", lambda: seen.append("refused"))
         inside.open()
 
@@ -336,7 +337,7 @@ def test_stop_gives_up_in_time_and_reports(
         dispatch(handler, "completion", stands_still)
         inside.wait_entered()
         dispatch(handler, "completion", left_behind)
-        in_thread(handler.stop, 5.0)
+        in_thread(handler.stop, LIMIT / 2)  # the gate opens after LIMIT
         (record,) = caplog.records
         assert record.levelno == logging.ERROR
         assert record.name == "kazoo_seqthreading.handler"
@@ -347,7 +348,7 @@ def test_stop_gives_up_in_time_and_reports(
         # it goes on without it
         handler.start()
         settle(handler)
-        assert threads_of(handler) == ["completion", "completion", "watch"]
+        wait_until(lambda: threads_of(handler) == ["completion", "completion", "watch"])
     assert inside.passed.wait(LIMIT)
     wait_until(lambda: threads_of(handler) == KINDS)
     settle(handler)
@@ -359,7 +360,7 @@ def test_stop_timeout_of_nothing(make: Make, caplog: pytest.LogCaptureFixture) -
     with Gate() as inside:
         dispatch(handler, "watch", inside)
         inside.wait_entered()
-        in_thread(handler.stop, 5.0)
+        in_thread(handler.stop, LIMIT / 2)
         assert "still runs" in caplog.text
     wait_until(lambda: threads_of(handler) == [])
 
@@ -431,7 +432,8 @@ def test_many_restarts_in_one_callback(
     wait_until(lambda: threads_of(handler) == KINDS)
 
 
-def test_two_callbacks_stop_at_once(handler: SequentialThreadingHandler) -> None:
+def test_two_callbacks_stop_at_once(make: Make) -> None:
+    handler = make(stop_timeout=2 * LIMIT)
     barrier, done = threading.Barrier(2), [threading.Event() for _ in KINDS]
 
     def stops(event: threading.Event) -> None:
@@ -441,28 +443,26 @@ def test_two_callbacks_stop_at_once(handler: SequentialThreadingHandler) -> None
 
     for kind, event in zip(KINDS, done):
         dispatch(handler, kind, partial(stops, event))
-    assert all(event.wait(2.0) for event in done)  # of 5 s that stop may take
+    assert all(event.wait(LIMIT) for event in done)
     wait_until(lambda: threads_of(handler) == [])
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_callback_and_main_stop_at_once(
-    handler: SequentialThreadingHandler, kind: str
-) -> None:
-    done = threading.Event()
+def test_callback_and_main_stop_at_once(make: Make, kind: str) -> None:
+    handler, done = make(stop_timeout=2 * LIMIT), threading.Event()
 
     def stops() -> None:
         entered.set()
-        wait_until(lambda: not handler.running)  # main is in stop
+        wait_until(lambda: handler._stopping)  # main is in stop
         handler.stop()
         done.set()
 
     entered = threading.Event()
     dispatch(handler, kind, stops)
     assert entered.wait(LIMIT)
-    in_thread(handler.stop, 3.0)
+    in_thread(handler.stop)
     assert done.is_set()
-    assert threads_of(handler) == []
+    wait_until(lambda: threads_of(handler) == [])
 
 
 def test_many_stop_and_start_at_once(make: Make) -> None:
@@ -542,26 +542,33 @@ def test_signal_handler_stops_in_the_middle_of_stop(make: Make) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="it needs signals")
 def test_interrupt_of_stop(make: Make) -> None:
     handler = make(stop_timeout=LIMIT)
+    main = threading.get_ident()
 
-    def interrupt(*_: object) -> None:
+    def on_signal(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGALRM, interrupt)
+    def interrupt() -> None:
+        wait_until(lambda: main in handler._stopping)
+        time.sleep(0.05)  # it goes to sleep
+        signal.pthread_kill(main, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, on_signal)
     try:
         with Gate() as inside:
             dispatch(handler, "watch", inside)
             inside.wait_entered()
-            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            interrupter = threading.Thread(target=interrupt, daemon=True)
+            interrupter.start()
             with pytest.raises(KeyboardInterrupt):
                 handler.stop()
+            interrupter.join(LIMIT)
             assert not inside.passed.is_set()
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGUSR1, before)
     assert not handler.running
     assert handler._stopping == set()
     handler.stop()
-    assert threads_of(handler) == []
+    wait_until(lambda: threads_of(handler) == [])
 
 
 @pytest.mark.parametrize("failing", [1, 2])

@@ -419,10 +419,10 @@ def test_children_watch(start: MakeClient) -> None:
 def test_patient_children_watch(start: MakeClient) -> None:
     one, other = start(), start()
     one.create("/parent")
-    result = PatientChildrenWatch(one, "/parent", time_boundary=0.3).start()
+    result = PatientChildrenWatch(one, "/parent", time_boundary=2.0).start()
     for number in range(3):
         other.create(f"/parent/{number}")
-    children, changed = result.get(timeout=LIMIT)
+    children, changed = result.get(timeout=3 * LIMIT)
     assert sorted(children) == ["0", "1", "2"]
     assert not changed.ready()
     other.create("/parent/3")

@@ -158,7 +158,7 @@ class HoldsUp(SequentialThreadingHandler):
             self.hold_up = None
 
             def wait(future: object) -> None:
-                threading.Event().wait(1.2)  # a heartbeat is due every 0.66 s
+                threading.Event().wait(3.2)  # a heartbeat is due every 2 s
                 held_up.set()
 
             result.as_future().add_done_callback(wait)
@@ -169,7 +169,8 @@ def test_late_heartbeat(
     make_client: MakeClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     handler, held_up = HoldsUp(), threading.Event()
-    client = make_client(timeout=2.0, handler=handler)
+    # It is late after 3 s, and the session expires after 6 s.
+    client = make_client(timeout=6.0, handler=handler)
     client.start()
     client.exists("/")
     handler.hold_up = held_up
@@ -185,8 +186,8 @@ def test_late_heartbeat(
 def test_heartbeats_in_time_are_no_news(
     make_client: MakeClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client = make_client(timeout=2.0)
+    client = make_client(timeout=9.0)  # due after 3 s at the most, late after 3.9
     client.start()
     requests = client.handler.stats().requests
-    wait_until(lambda: client.handler.stats().requests >= requests + 2)
+    wait_until(lambda: client.handler.stats().requests >= requests + 2, LIMIT)
     assert messages(caplog, CONNECTION) == []

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import signal
 import socket
 import ssl
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,9 +72,19 @@ def launched(source: str, nodes: int = 1) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def first_line(process: subprocess.Popen[str]) -> list[str]:
+def first_line(process: subprocess.Popen[str], limit: float = 60.0) -> list[str]:
+    """Return the words of the next line of output, which comes in *limit* seconds."""
     assert process.stdout is not None
-    return process.stdout.readline().split()
+    line, deadline = b"", time.monotonic() + limit
+    while not line.endswith(b"\n"):
+        left = max(deadline - time.monotonic(), 0)
+        ready, _, _ = select.select([process.stdout], [], [], left)
+        assert ready, f"not within {limit} s: the rest of the line {line!r}"
+        byte = os.read(process.stdout.fileno(), 1)  # no more: the next is the next's
+        if not byte:
+            break
+        line += byte
+    return line.decode().split()
 
 
 def refuses(address: str) -> bool:

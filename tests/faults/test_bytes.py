@@ -165,7 +165,7 @@ def test_reads_while_it_cannot_write(own_tls_proxy: Proxy, connect: Connect) -> 
 @plain_by_default
 def test_peer_that_reads_slowly(proxy: Proxy, connect: Connect) -> None:
     """Large writes to a peer that reads slowly"""
-    client = connect(proxy, timeout=4.0)
+    client = connect(proxy, timeout=15.0)
     states = states_of(client)
     target = client.create("/target-", sequence=True)
     proxy.up = Throttle(2_000_000)

@@ -52,8 +52,9 @@ def reconnect(client: Any, proxy: Proxy) -> None:
     """Have the connection of *client* cut, and wait until there is another."""
     accepted = proxy.accepted
     assert proxy.cut(FIN if accepted % 2 else RST)
-    while proxy.accepted == accepted or not works(client):
-        pass
+    wait_until(
+        lambda: proxy.accepted != accepted and works(client), BOUND, "a new connection"
+    )
 
 
 def works(client: Any) -> bool:
@@ -116,6 +117,8 @@ def test_reconnections(proxy: Proxy, connect: Connect, times: int) -> None:
             with changed:
                 done = changed.wait_for(partial(all_have_seen, number), BOUND)
                 assert done, f"a watch has not seen {number}: {seen}"
+        # The recipe's watches fire at each cut: those that still wait are no growth.
+        wait_until(client.handler.callback_queue.empty, BOUND, "an empty queue")
 
     cut_and_change(20)
     with no_growth():
