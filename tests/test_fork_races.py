@@ -13,8 +13,8 @@ import pytest
 from kazoo_seqthreading import _asyncio, _futures, _result, _sync
 from tests.background import LIMIT, in_background
 from tests.concurrency import Gate, frequent_switches, together
+from tests.forking import call, in_child, use
 from tests.support import MakeClient, wait_until
-from tests.test_fork import call, in_child, use
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here"),
