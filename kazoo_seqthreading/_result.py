@@ -29,6 +29,7 @@ futures and event loops.
 from __future__ import annotations
 
 import logging
+import reprlib
 import threading
 from _thread import LockType, allocate_lock
 from collections.abc import Callable, Generator
@@ -56,6 +57,9 @@ _Link = tuple["Callback[T]", Optional[Context]]
 _log = logging.getLogger("kazoo_seqthreading.result")
 
 _new = object.__new__
+#: A value may be large, and is not to fill a log.
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 200
 
 #: What ``_exception`` holds until the result is complete.
 _PENDING: Any = type("_Pending", (), {"__repr__": lambda self: "<pending>"})()
@@ -163,9 +167,9 @@ class AsyncResult(IAsyncResult, Generic[T]):
         if self._exception is _PENDING:
             state = "pending"
         elif self._exception is None:
-            state = f"value={self.value!r}"
+            state = f"value={_short.repr(self.value)}"
         else:
-            state = f"exception={self._exception!r}"
+            state = f"exception={_short.repr(self._exception)}"
         return f"<{type(self).__name__} {state}>"
 
     # -- state -------------------------------------------------------------------

@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeVar
 
+import anyio
 import pytest
 from kazoo.exceptions import ConnectionClosedError, NodeExistsError, NoNodeError
 
@@ -641,3 +642,24 @@ def test_blocking_call_is_not_warned_of_without_debug_mode(client: Any) -> None:
         return client.get("/")
 
     assert run(main())[0] == b""
+
+
+# -- anyio -----------------------------------------------------------------------------
+
+
+def test_anyio(client: Any) -> None:
+    async def main() -> Any:
+        with anyio.move_on_after(0.01) as scope:
+            await client.handler.async_result()
+        assert scope.cancelled_caught
+        async with anyio.create_task_group() as group:
+            for number in range(3):
+                group.start_soon(read, number)
+        return await client.exists_async("/")
+
+    async def read(number: int) -> None:
+        data[number] = (await client.get_async("/"))[0]
+
+    data: dict[int, bytes] = {}
+    assert anyio.run(main).numChildren == 0
+    assert data == dict.fromkeys(range(3), b"")

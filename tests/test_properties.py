@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import ssl
 import threading
@@ -129,6 +130,42 @@ TestResult.settings = bounded
 
 
 # -- the handler -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_threads_that_start_stop_and_put(seed: int) -> None:
+    """Whatever they do at once: links run once each, watches at most, one at a time."""
+    handler, rounds = SequentialThreadingHandler(), 60
+    links: list[int] = []
+    watched: list[int] = []
+    overlaps: list[int] = []
+    inside = threading.Lock()
+
+    def link(number: int, result: AsyncResult[Any]) -> None:
+        links.append(number)
+
+    def watch(number: int) -> None:
+        if not inside.acquire(blocking=False):
+            overlaps.append(number)
+            return
+        watched.append(number)
+        inside.release()
+
+    def act(thread: int) -> None:
+        choose = random.Random(f"{seed} {thread}").choice
+        for number in range(thread * rounds, (thread + 1) * rounds):
+            result = handler.async_result()
+            result.rawlink(partial(link, number))
+            result.set()
+            handler.dispatch_callback(Callback("watch", watch, (number,)))
+            choose([handler.start, handler.stop, result.get])()
+
+    with frequent_switches():
+        together(*(partial(act, thread) for thread in range(3)), limit=60.0)
+    handler.stop()
+    assert sorted(links) == list(range(3 * rounds))
+    assert len(watched) == len(set(watched))
+    assert overlaps == []
 
 
 class HandlerMachine(RuleBasedStateMachine):

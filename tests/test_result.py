@@ -924,6 +924,16 @@ def test_repr(stopped: SequentialThreadingHandler) -> None:
     assert repr(failed) == "<Named exception=ValueError('x')>"
 
 
+def test_repr_of_what_is_large(stopped: SequentialThreadingHandler) -> None:
+    for large in (b"x" * 100_000, ["x" * 1000] * 1000, ValueError("x" * 100_000)):
+        result = AsyncResult[Any](stopped)
+        if isinstance(large, Exception):
+            result.set_exception(large)
+        else:
+            result.set((large, None))
+        assert len(repr(result)) < 2000
+
+
 @pytest.mark.parametrize("callback", [None, 1, "name"])
 @pytest.mark.parametrize("ready", [False, True])
 def test_callback_must_be_callable(
