@@ -34,6 +34,7 @@ client = make_client()
 SIGNAL = """
 if module.startswith("kazoo_"):
     client = make_client(stop_timeout=600.0, slow_callback_duration=None)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
 
 def names(frame):
     while frame is not None:
