@@ -474,7 +474,14 @@ def test_killed_while_it_starts_servers(temporary: Path, delay: float) -> None:
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(delay)
         process.kill()
-    wait_until(lambda: not processes_of(temporary) and not os.listdir(temporary))
+
+    def left() -> str:
+        return f"{processes_of(temporary)} {os.listdir(temporary)}"
+
+    try:
+        wait_until(lambda: left() == "[] []", 30.0)
+    except AssertionError:
+        pytest.fail(f"left behind: {left()}")
 
 
 FORK = """

@@ -127,7 +127,10 @@ JANITOR = """
 read -r _
 mv "$0" "$0.gone"
 for pid in "$0.gone"/*/pid; do kill -9 "$(cat "$pid")"; done
-rm -rf "$0.gone" || { sleep 1; rm -rf "$0.gone"; }
+for _ in 1 2 3 4 5 6 7 8 9 10; do
+    rm -rf "$0.gone" && break  # who dies may still write there
+    sleep 1
+done
 """
 
 
