@@ -1,8 +1,10 @@
 """Threads for ``spawn``: named, daemons, used again while they are idle.
 
-``_lock`` guards the counts. A task is queued only if an idle thread is sure to take
-it, or if the cap is reached; so no task waits for a thread that never comes. An idle
-thread ends after ``IDLE_SECONDS``, or at once when the handler stops.
+``_lock`` guards the counts; ``_running`` is used by single operations of ``dict``. A
+task is queued only if an idle thread is sure to take it, or if the cap is reached; so
+no task waits for a thread that never comes. A thread is idle before its last task
+counts as done: who spawns and joins in turn needs one. An idle thread ends after
+``IDLE_SECONDS``, or at once when the handler stops.
 """
 
 from __future__ import annotations
@@ -61,11 +63,12 @@ class Spawned:
         """Call the function; whatever it raises is logged."""
         self.ident = threading.get_ident()
         task, self._task = self._task, None
-        try:
-            if task is not None:
-                run_isolated(task)
-        finally:
-            self._done.set()
+        if task is not None:
+            run_isolated(task)
+
+    def finish(self) -> None:
+        """Say that the function has returned."""
+        self._done.set()
 
     def cancel(self) -> None:
         """Be done without having run."""
@@ -116,7 +119,7 @@ class Threads:
                 return spawned
             self._number += 1
             thread = threading.Thread(
-                target=self._run_one if dedicated else self._run,
+                target=self._run_dedicated if dedicated else self._run,
                 args=(spawned,),
                 name=spawned.name,
                 daemon=True,
@@ -161,26 +164,36 @@ class Threads:
                 self._live = 1
                 self._running[one] = None
 
-    def _run_one(self, spawned: Spawned) -> None:
+    def _run_dedicated(self, spawned: Spawned) -> None:
         spawned.run()
         self._running.pop(spawned, None)
+        spawned.finish()
 
     def _run(self, spawned: Optional[Spawned]) -> None:
         thread = threading.current_thread()
         while spawned is not None:
             thread.name = spawned.name
-            self._run_one(spawned)
+            spawned.run()
+            self._running.pop(spawned, None)
             thread.name = f"{self._prefix}-idle"
+            stays = self._become_idle()
+            spawned.finish()  # now: who has waited for it finds the thread idle
             spawned = None  # an idle thread keeps no reference
-            spawned = self._next()
+            if stays:
+                spawned = self._next()
+
+    def _become_idle(self) -> bool:
+        """Count this thread as idle, or, if it is to end, not at all."""
+        with self._lock:
+            stays = self._keep_idle or self._queued > 0
+            if stays:
+                self._idle += 1
+            else:
+                self._live -= 1
+        return stays
 
     def _next(self) -> Optional[Spawned]:
         """Wait for another task; ``None``: end, you are not counted any more."""
-        with self._lock:
-            if not (self._queued or self._keep_idle):
-                self._live -= 1
-                return None
-            self._idle += 1
         try:
             spawned = self._queue.get(timeout=IDLE_SECONDS)
         except Empty:

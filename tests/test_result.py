@@ -454,6 +454,7 @@ def test_batched_waiters_wake_before_links_run(
 
     def complete() -> None:
         wait_until(lambda: waiters(first) == waiters(second) == 1)
+        _result.allow_batches(True)
         _result.collect_waiters()
         first.set()
         second.rawlink(

@@ -118,9 +118,9 @@ def test_idle_threads_are_used_again(make: Callable[..., Threads]) -> None:
     threads, recorder = make(), Recorder()
     for number in range(100):
         threads.spawn(recorder, str(number)).join(LIMIT)
-        wait_idle(threads, 1)
     assert len(recorder.threads) == 100
     assert len(set(recorder.threads)) == 1
+    wait_idle(threads, 1)
     assert recorder.threads[0].name == f"{PREFIX}-idle"
 
 
