@@ -97,11 +97,19 @@ class Split(Slices):
             await pipe.write(data[self._size :])
 
 
-class Throttle(Slices):
+class Throttle(Fault):
     """No more than *rate* bytes a second pass."""
 
     def __init__(self, rate: int) -> None:
-        super().__init__(max(rate // 50, 1), 0.02)
+        super().__init__()
+        self._rate = rate
+        self._size = max(rate // 50, 1)
+
+    async def relay(self, data: bytes, pipe: Pipe) -> None:
+        for start in range(0, len(data), self._size):
+            piece = data[start : start + self._size]
+            await pipe.write(piece)
+            await pipe.pause(self, len(piece) / self._rate)
 
 
 class Stall(Fault):
