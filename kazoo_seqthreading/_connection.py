@@ -78,6 +78,7 @@ MIN_FRAME = 16
 #: More than any server's ``jute.maxbuffer`` can sensibly be.
 MAX_FRAME = 1 << 28
 
+_length_of = Struct("!i").unpack_from
 _length_and_xid = Struct("!ii").unpack_from
 _WATCH_EVENT = -1  # its xid: the one frame that answers no request
 _log = logging.getLogger("kazoo_seqthreading.connection")
@@ -115,6 +116,7 @@ class Connection:
         self._frames = b""  # whole frames, of which kazoo has read up to _read
         self._read = 0
         self._end = 0
+        self._left = 0  # of the frame that kazoo reads
         self._partial = bytearray()  # the beginning of the next frame
         self._needed = 8  # how much it takes to get on with it
         self._eof = False
@@ -197,9 +199,17 @@ class Connection:
         """What tells of the connection's TLS: its version, cipher, certificates."""
         return None if self._codec is None else self._codec.ssl
 
-    def pending(self) -> int:
+    def buffered(self) -> int:
         """Return how many bytes :meth:`recv` has without asking the socket."""
         return self._end - self._read
+
+    def pending(self) -> int:
+        """Return how many bytes of a frame that was begun are left to read.
+
+        At the beginning of a frame kazoo is to ask ``handler.select()``, which may be
+        overridden: a time-out there is one of the connection.
+        """
+        return self._left if self.framed else self._end - self._read
 
     def recv(self, size: int) -> bytes:
         """Return up to *size* bytes, ``b""`` if the peer has closed.
@@ -212,12 +222,16 @@ class Connection:
                     raise BlockingIOError(errno.EAGAIN, "no whole frame is there")
         read = self._read
         end = read + size
-        if end < self._end:
-            self._read = end
-            return self._frames[read:end]
-        data = self._frames[read : self._end]
-        self._frames = b""  # it may be large
-        self._read = self._end = 0
+        if end > self._end:
+            end = self._end
+        self._read = end
+        if self.framed and end > read:
+            if not self._left:
+                self._left = 4 + _length_of(self._frames, read)[0]
+            self._left -= end - read
+        data = self._frames[read:end]
+        if end == self._end:
+            self._frames = b""  # it may be large
         return data
 
     def send(self, data: Data) -> int:

@@ -89,7 +89,7 @@ def _left(deadline: Optional[float]) -> Optional[float]:
 
 
 def _pending(obj: Any) -> bool:
-    pending = getattr(obj, "pending", None)
+    pending = getattr(obj, "buffered", None) or getattr(obj, "pending", None)
     try:
         return pending is not None and pending() > 0
     except (OSError, ValueError):  # ssl: closed, or not shaken hands yet

@@ -482,7 +482,7 @@ def test_frames_cut_and_joined(
 
         together(send, receive)
         assert received == frames
-        assert ends.connection.pending() == 0
+        assert ends.connection.buffered() == 0
         assert ends.connection.wait(None, 0) == []
 
 
@@ -520,7 +520,7 @@ def test_a_peer_that_closes_in_the_middle(
         def receive() -> None:
             while True:
                 assert ends.connection.wait(None, LIMIT)
-                if not ends.connection.pending():
+                if not ends.connection.buffered():
                     break
                 received.append(read_one(ends.connection))
             assert ends.connection.recv(4) == b""
