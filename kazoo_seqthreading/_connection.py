@@ -70,9 +70,10 @@ RECEIVE_SIZE = 65536
 HIGH_WATER = 1 << 20
 #: How often ``select`` answers from memory before it looks at the socket.
 TURNS = 64
-#: With so many requests in flight, replies are collected for ``DWELL`` seconds.
+#: With so many requests in flight, replies are collected, so that one system call and
+#: one switch of threads serve many: for so many seconds per request, and at the most.
 BUSY = 64
-DWELL = 0.0003
+DWELL, MAX_DWELL = 7e-6, 0.002
 #: A reply has a header of this size, the answer to a connect request is longer.
 MIN_FRAME = 16
 #: More than any server's ``jute.maxbuffer`` can sensibly be.
@@ -350,7 +351,7 @@ class Connection:
             self._flush()
         if len(self._unanswered) >= BUSY and wakeup is not None and self._wire is None:
             release_waiters()
-            sleep(DWELL)
+            sleep(min(len(self._unanswered) * DWELL, MAX_DWELL))
             if self._fill():
                 return
         if wakeup is not None and self._out_size >= HIGH_WATER:
