@@ -164,7 +164,7 @@ def _selects(handler: Any, stack: ExitStack) -> Callable[[int], int]:
 
     def work(operations: int) -> int:
         for _ in range(operations):
-            select([connection, reader], [], [], 1.0)
+            select([connection, reader], [], [], 60.0)
         return operations
 
     return work
