@@ -110,6 +110,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="SCHEME:CREDENTIAL",
         help="for example digest:user:password, or @FILE; may be repeated",
     )
+    login.add_argument(
+        "--sasl",
+        type=_sasl,
+        action="append",
+        metavar="OPTION=VALUE",
+        help="one of sasl_options, for example mechanism=DIGEST-MD5 or "
+        "password=@FILE; may be repeated",
+    )
     login.add_argument("--use-ssl", action="store_true", help="connect with TLS")
     login.add_argument("--ca", type=_file, metavar="FILE")
     login.add_argument("--certfile", type=_file, metavar="FILE")
@@ -151,6 +159,13 @@ def _auth(text: str) -> tuple[str, str]:
     return scheme, credential
 
 
+def _sasl(text: str) -> tuple[str, str]:
+    option, equals, value = text.partition("=")
+    if not (option and equals and value):
+        raise argparse.ArgumentTypeError("must be OPTION=VALUE")
+    return option, _secret(value)
+
+
 def _secret(text: str) -> str:
     """Return *text*, or what the file holds that it names."""
     if not text.startswith("@"):
@@ -180,6 +195,8 @@ def _client_options(options: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if options.auth:
         found["auth_data"] = options.auth
+    if options.sasl:
+        found["sasl_options"] = dict(options.sasl)
     if options.use_ssl:
         found["use_ssl"] = True
         for name in ("ca", "certfile", "keyfile", "keyfile_password"):

@@ -220,6 +220,25 @@ def test_authentication_from_a_file(
     assert "secret" not in "".join(capfd.readouterr())
 
 
+def test_sasl(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("puresasl")
+    jaas, secret = tmp_path / "jaas.conf", tmp_path / "secret"
+    module = "org.apache.zookeeper.server.auth.DigestLoginModule"
+    jaas.write_text(f'Server {{ {module} required user_anna="s3cret"; }};')
+    provider = "org.apache.zookeeper.server.auth.SASLAuthenticationProvider"
+    config = {"-Djava.security.auth.login.config": str(jaas)}
+    config["authProvider.1"] = provider
+    with ZooKeeper(config=config) as zookeeper:
+        for password, status in (("s3cret", 0), ("wrong", 1)):
+            secret.write_text(password)
+            options = ("mechanism=DIGEST-MD5", "username=anna", f"password=@{secret}")
+            arguments = ["--hosts", zookeeper.hosts, "--seconds", "0.5"]
+            for option in options:
+                arguments += ["--sasl", option]
+            assert main(arguments) == status
+    assert "authentication failed" in capfd.readouterr().err
+
+
 def test_tls_with_a_password_from_a_file(
     tls_server: ZooKeeper, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -320,6 +339,8 @@ def test_chroot_that_does_not_exist(
         (["--hosts", "a", "--seconds", "nan"], "--seconds: must be at least 0.5"),
         (["--hosts", "a", "--timeout", "soon"], "--timeout: must be at least 0.5"),
         (["--hosts", "a", "--auth", "digest"], "--auth: must be SCHEME:CREDENTIAL"),
+        (["--hosts", "a", "--sasl", "password"], "--sasl: must be OPTION=VALUE"),
+        (["--hosts", "a", "--sasl", "password=@/no"], "--sasl: @/no: No such file"),
         (["--hosts", "a", "--auth", "@/no"], "--auth: @/no: No such file"),
         (["--hosts", "a", "--auth", "@/"], "--auth: @/: Is a directory"),
         (["--hosts", "a", "--auth", "@"], "--auth: @: No such file"),
