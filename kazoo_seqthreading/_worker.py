@@ -247,7 +247,9 @@ class Worker:
                 continue
             began = ended if ended > queued else queued
             self.running = (callback, began)
-            if self.abandoned:  # just now, without this callback
+            if self.abandoned:  # just now, perhaps without this callback
+                self.running = None
+                self._items.appendleft((queued, callback))
                 _log.error("Dropped, %s is stopped: %s", self.name, describe(callback))
                 break
             try:
