@@ -56,7 +56,7 @@ from ._connections import ConnectionThreads
 from ._describe import describe, stack_of
 from ._errors import BlockingCallError, TimeoutError, add_to_message
 from ._kazoo import calling_listener, is_connection_loop
-from ._result import AsyncResult
+from ._result import AsyncResult, check_timeout
 from ._stats import Ledger, Stats, Tally
 from ._surroundings import warn_in_event_loop, warn_of_surroundings
 from ._sync import Event, Lock, RLock
@@ -521,7 +521,7 @@ class SequentialThreadingHandler(IHandler):
 
     def _limit(self, timeout: Optional[float]) -> float:
         """Return the seconds that a connection attempt may take."""
-        _select.check_timeout(timeout)
+        check_timeout(timeout)
         limits = [one for one in (timeout, self._connect_timeout) if one is not None]
         return min(limits) if limits else socket.getdefaulttimeout() or DEFAULT_TIMEOUT
 

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Optional
 
+from ._result import check_timeout
+
 if TYPE_CHECKING:
     from ._wakeup import WakeUp
 
@@ -39,19 +41,6 @@ def to_fileno(obj: Any) -> int:
     if fd < 0:
         raise OSError(errno.EBADF, f"the descriptor is closed: {obj!r}")
     return fd
-
-
-def check_timeout(timeout: Optional[float]) -> None:
-    """Refuse what ``select.select`` refuses.
-
-    :raises TypeError: if *timeout* is neither a number nor ``None``
-    :raises ValueError: if it is negative
-    """
-    if timeout is not None:
-        if not isinstance(timeout, (int, float)):
-            raise TypeError(f"timeout must be a number or None, not {timeout!r}")
-        if not timeout >= 0:
-            raise ValueError(f"timeout must be non-negative, not {timeout!r}")
 
 
 def select(

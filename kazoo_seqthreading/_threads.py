@@ -95,7 +95,6 @@ class Threads:
         self._live = 0  # threads
         self._idle = 0  # threads that wait in _queue.get
         self._queued = 0  # tasks in _queue
-        self._number = 0
         self._keep_idle = False
         self._running: dict[Spawned, None] = {}
 
@@ -117,7 +116,6 @@ class Threads:
                 self._queued += 1
                 self._queue.put(spawned)
                 return spawned
-            self._number += 1
             thread = threading.Thread(
                 target=self._run_dedicated if dedicated else self._run,
                 args=(spawned,),
