@@ -484,6 +484,24 @@ def test_killed_while_it_starts_servers(temporary: Path, delay: float) -> None:
         pytest.fail(f"left behind: {left()}")
 
 
+def test_server_writes_where_its_folder_was_moved(
+    temporary: Path, make_client: MakeClient
+) -> None:
+    # Or a server that has begun would make the folder anew that a janitor has moved.
+    with ZooKeeper(config={"snapCount": "4"}) as zookeeper:
+        (folder,) = temporary.glob("zookeeper-*")
+        moved = folder.rename(temporary / "moved")
+        before = set(moved.glob("1/version-2/*"))
+        client = make_client(hosts=zookeeper.hosts)
+        client.start()
+        for number in range(8):  # the log is cut at the latest after four
+            client.create(f"/{number}")
+        client.stop()
+        assert set(moved.glob("1/version-2/log.*")) - before
+        assert not folder.exists()
+        moved.rename(folder)
+
+
 FORK = """
 import os, sys
 from tests.zookeeper import ZooKeeper

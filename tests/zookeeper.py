@@ -20,7 +20,8 @@ Rules:
    and removes the folder. It does so however the launching process ends.
 3. Each server leaves its process id in the folder before it runs Java. The janitor
    moves the folder away before it reads them: a server that it does not see then
-   does not find its configuration, and ends by itself.
+   does not find its configuration, and ends by itself. One that it sees writes where
+   its working directory went, until it is dead: what it writes is named from there.
 4. A forked child lets go of the pipe, and never stops its parent's servers.
 5. A server counts as ready when it has accepted a session, and only if it is ours:
    another one may have taken the port first. Then new ports are tried.
@@ -574,7 +575,7 @@ class ZooKeeper:
             home = folder / str(number)
             port, tls_port = ports.pop(), ports.pop() if self.tls else None
             own = {
-                "dataDir": str(home),
+                "dataDir": "./.",  # it cannot read "."
                 "clientPort": str(port),
                 "clientPortAddress": HOST,
             }
