@@ -242,15 +242,15 @@ class Connection:
         """
         self._out.append(data)
         self._out_size += len(data)
-        if self.framed and len(data) >= 8:
+        if not self.framed:
+            while self._flush():
+                pass
+        elif len(data) >= 8:
             xid = _length_and_xid(data)[1]
             if xid > 0:
                 if not self._unanswered:
                     self._heard_at = monotonic()
                 self._unanswered.append(xid)
-        if not self.framed:
-            while self._flush():
-                pass
         return len(data)
 
     def sendall(self, data: Data) -> None:

@@ -84,7 +84,7 @@ class WakeUp:
         self._bell = _Bell()
         self._ledger = ledger
         self._traffic = ledger.open()
-        self.requests: deque[None] = deque()
+        self.requests: deque[int] = deque()
         self._lock = threading.RLock()
         self._sleepers = 0  # guarded by _lock, as the next
         self._rung = False  # whether they have been woken
@@ -101,9 +101,7 @@ class WakeUp:
         :returns: the number of bytes, all of them
         :raises OSError: if the channel is closed; kazoo then fails the request
         """
-        self.requests.append(None)
-        for _ in range(len(data) - 1):
-            self.requests.append(None)
+        self.requests.extend(data)
         try:  # quicker than a with statement
             self._lock.acquire()
             if self._closed:
@@ -122,19 +120,15 @@ class WakeUp:
         return len(data)
 
     def recv(self, size: int) -> bytes:
-        """Take back up to *size* bytes.
+        """Take back a byte, whatever *size* allows.
 
         :raises BlockingIOError: if there is none
         """
-        count = 0
         try:
-            while count < size:
-                self.requests.popleft()
-                count += 1
+            self.requests.popleft()
         except IndexError:
-            if not count:
-                raise BlockingIOError("no request waits") from None
-        return b"\0" * count
+            raise BlockingIOError("no request waits") from None
+        return b"\0"
 
     def pending(self) -> int:
         """Return how many bytes :meth:`recv` can take now."""
