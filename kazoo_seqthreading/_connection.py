@@ -79,7 +79,6 @@ MIN_FRAME = 16
 #: More than any server's ``jute.maxbuffer`` can sensibly be.
 MAX_FRAME = 1 << 28
 
-_length_of = Struct("!i").unpack_from
 _length_and_xid = Struct("!ii").unpack_from
 _WATCH_EVENT = -1  # its xid: the one frame that answers no request
 _log = logging.getLogger("kazoo_seqthreading.connection")
@@ -210,7 +209,7 @@ class Connection:
         At the beginning of a frame kazoo is to ask ``handler.select()``, which may be
         overridden: a time-out there is one of the connection.
         """
-        return self._left if self.framed else self._end - self._read
+        return self._left if self.framed else self.buffered()
 
     def recv(self, size: int) -> bytes:
         """Return up to *size* bytes, ``b""`` if the peer has closed.
@@ -228,7 +227,7 @@ class Connection:
         self._read = end
         if self.framed and end > read:
             if not self._left:
-                self._left = 4 + _length_of(self._frames, read)[0]
+                self._left = 4 + _length_and_xid(self._frames, read)[0]
             self._left -= end - read
         data = self._frames[read:end]
         if end == self._end:
