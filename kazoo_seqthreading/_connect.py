@@ -11,19 +11,23 @@ import ipaddress
 import os
 import socket
 import ssl
+import threading
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, Optional, Union
 
-from ._threads import Spawned
-from ._tls import Codec
+from ._connection import Connection
+from ._connection_threads import current_connection_thread
+from ._errors import add_to_message
+from ._tls import Arguments, Codec, Contexts
+from ._waiting import check_timeout
 
 #: For those who give no timeout: kazoo's pinger.
 DEFAULT_TIMEOUT = 10.0
 
 Address = tuple[str, int]
 KeepAlive = Union[bool, tuple[int, int, int]]
-Spawn = Callable[..., Spawned]
+Spawn = Callable[..., threading.Thread]
 
 
 class Deadline:
@@ -43,46 +47,117 @@ class Deadline:
         return seconds / share
 
 
-def connect(
-    address: Address,
-    deadline: Deadline,
-    *,
-    context: Optional[ssl.SSLContext],
-    hostname: Optional[str],
-    keepalive: KeepAlive,
-    spawn: Spawn,
-) -> tuple[socket.socket, Optional[Codec]]:
-    """Connect to the first of the host's addresses that answers.
+class Connector:
+    """Makes a handler's connections.
 
-    :returns: the socket, and with a *context* its TLS, after the handshake
-    :raises OSError: if no address answers in time; :exc:`ssl.SSLError` if TLS fails
+    :param connect_timeout: the limit of one attempt in seconds, or ``None``
+    :param ssl_context: used instead of one made of kazoo's arguments
+    :param keepalive: ``True``, or idle time, interval (seconds) and count
+    :param spawn: starts a thread
     """
-    try:
-        infos = _resolve(address, deadline, spawn)
+
+    def __init__(
+        self,
+        connect_timeout: Optional[float],
+        ssl_context: Optional[ssl.SSLContext],
+        keepalive: KeepAlive,
+        spawn: Spawn,
+    ) -> None:
+        self._connect_timeout = connect_timeout
+        self._ssl_context = ssl_context
+        self._keepalive = keepalive
+        self._spawn = spawn
+        self._contexts = Contexts()
+        self._hostnames: dict[Address, str] = {}  # of the servers, for TLS
+
+    def connect(
+        self,
+        address: Any,
+        hostname: Any,
+        timeout: Optional[float],
+        arguments: Optional[Arguments],
+    ) -> Connection:
+        """Connect to *address*, with TLS if there are *arguments* for it.
+
+        :param hostname: the name for SNI and ``check_hostname``
+        :param timeout: in seconds; ``connect_timeout`` if that is less
+        """
+        if not (isinstance(address, (tuple, list)) and len(address) >= 2):
+            raise TypeError(f"address must be (host, port), not {address!r}")
+        address = (address[0], address[1])
+        if isinstance(hostname, str):
+            if arguments is not None:
+                self._hostnames[address] = hostname
+        else:
+            # kazoo's command() gives a port here: take the name we connected to.
+            hostname = self._hostnames.get(address, address[0])
+        limit = self._limit(timeout)
+        thread = current_connection_thread()
+        try:
+            context = None
+            if arguments is not None:
+                context = self._ssl_context or self._contexts.get(arguments)
+            connection = self._connect(address, hostname, Deadline(limit), context)
+            connection.settimeout(limit)
+        except BaseException as error:
+            if thread is not None:
+                thread.traffic.connections_failed += 1
+            if isinstance(error, OSError):
+                add_to_message(error, f"{address[0]}:{address[1]}")
+            raise
+        if thread is not None:
+            thread.traffic.connections_made += 1
+        return connection
+
+    def _limit(self, timeout: Optional[float]) -> float:
+        """Return the seconds that a connection attempt may take."""
+        check_timeout(timeout)
+        limits = [
+            limit for limit in (timeout, self._connect_timeout) if limit is not None
+        ]
+        return min(limits) if limits else socket.getdefaulttimeout() or DEFAULT_TIMEOUT
+
+    def _connect(
+        self,
+        address: Address,
+        hostname: Optional[str],
+        deadline: Deadline,
+        context: Optional[ssl.SSLContext],
+    ) -> Connection:
+        """Connect to the first of the host's addresses that answers.
+
+        :raises OSError: if none does in time; :exc:`ssl.SSLError` if TLS fails
+        """
         failure: Optional[OSError] = None
-        for number, (family, kind, protocol, _, sockaddr) in enumerate(infos):
-            try:
-                sock = socket.socket(family, kind, protocol)
+        try:
+            infos = _resolve(address, deadline, self._spawn)
+            for number, (family, kind, protocol, _, sockaddr) in enumerate(infos):
                 try:
-                    # So that a dead address leaves time for the next.
-                    sock.settimeout(deadline.left(len(infos) - number))
-                    sock.connect(sockaddr)
-                    _set_options(sock, keepalive)
-                    codec = _shake_hands(sock, context, hostname, deadline)
-                except BaseException:
-                    sock.close()
+                    sock = socket.socket(family, kind, protocol)
+                    try:
+                        # So that a dead address leaves time for the next.
+                        sock.settimeout(deadline.left(len(infos) - number))
+                        sock.connect(sockaddr)
+                        _set_options(sock, self._keepalive)
+                        codec = _shake_hands(sock, context, hostname, deadline)
+                        return Connection(sock, codec)
+                    except BaseException:
+                        sock.close()
+                        raise
+                except ssl.SSLError:
                     raise
-                return sock, codec
-            except ssl.SSLError:
-                raise
-            except OSError as error:
-                failure = error
-        raise failure or OSError(errno.EADDRNOTAVAIL, "the name has no address")
-    except socket.timeout as error:
-        if error.errno is None:
-            error.errno = errno.ETIMEDOUT
-            error.strerror = "no answer in time"
-        raise
+                except OSError as error:
+                    failure = error
+            raise failure or OSError(
+                errno.EADDRNOTAVAIL, f"no addresses for {address[0]!r}"
+            )
+        except socket.timeout as error:
+            if error.errno is None:
+                error.errno = errno.ETIMEDOUT
+                error.strerror = "no answer in time"
+            raise
+        finally:
+            failure = None  # its traceback holds this frame
 
 
 def _resolve(address: Address, deadline: Deadline, spawn: Spawn) -> list[Any]:
@@ -103,15 +178,17 @@ def _resolve(address: Address, deadline: Deadline, spawn: Spawn) -> list[Any]:
 
     # getaddrinfo knows no timeout: a thread of its own waits for it.
     try:
-        spawn(ask, "resolve", dedicated=True).join(deadline.left())
+        spawn(ask, "resolve").join(deadline.left())
+        if not answer:
+            raise OSError(errno.ETIMEDOUT, "the name was not resolved in time")
+        if isinstance(answer[0], Exception):
+            raise answer[0]
+        infos: list[Any] = answer[0]
+        return infos
     except RuntimeError as error:
         raise OSError(errno.EAGAIN, str(error)) from error
-    if not answer:
-        raise OSError(errno.ETIMEDOUT, "the name was not resolved in time")
-    if isinstance(answer[0], Exception):
-        raise answer[0]
-    infos: list[Any] = answer[0]
-    return infos
+    finally:
+        answer.clear()  # the traceback of an exception in it holds this frame
 
 
 def _set_options(sock: socket.socket, keepalive: KeepAlive) -> None:
@@ -119,8 +196,9 @@ def _set_options(sock: socket.socket, keepalive: KeepAlive) -> None:
     if keepalive:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if isinstance(keepalive, tuple):
-        names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT")
-        for name, value in zip(names, keepalive):
+        # The first one is called otherwise on macOS.
+        idle = "TCP_KEEPIDLE" if hasattr(socket, "TCP_KEEPIDLE") else "TCP_KEEPALIVE"
+        for name, value in zip((idle, "TCP_KEEPINTVL", "TCP_KEEPCNT"), keepalive):
             if hasattr(socket, name):
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 

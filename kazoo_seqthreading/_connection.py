@@ -1,6 +1,6 @@
 """A connection to a server: a socket with buffers on both sides.
 
-The way of the bytes::
+Data flow::
 
     kazoo -> send -> _out -> [TLS] -> _wire -> socket
     kazoo <- recv <- _frames <- _partial <- [TLS] <- socket
@@ -22,7 +22,8 @@ Rules
    writable again, meanwhile replies are read; above ``HIGH_WATER`` unsent bytes no
    further request is taken from kazoo's queue.
 4. A server that is silent while requests are unanswered is given up after two intervals
-   of heartbeats, also under a flood of requests, where kazoo sends no heartbeat.
+   of heartbeats, also under a flood of requests, where kazoo sends no heartbeat. The
+   socket is read before that is judged: the process may have been suspended.
 5. Neither direction starves: at most ``TURNS`` answers are given from memory before
    the socket is looked at, and a request that waits is reported with every reply.
 6. Another thread that closes the connection shuts it down, which wakes the connection
@@ -30,36 +31,37 @@ Rules
    descriptor that has become somebody else's.
 7. What is not sent when the connection is closed is dropped: kazoo has failed it.
 
-All this begins with ``setblocking(False)``, which kazoo calls once it is connected.
-Before, and for ``client.command()``, the connection behaves as a blocking socket does.
+All this begins with :meth:`Connection.wait`, which ``handler.select()`` calls in
+kazoo's main loop. Before, and where ``select`` is overridden, or the wake-up channel,
+the connection is a plain socket, with TLS as :class:`ssl.SSLSocket` has it.
 
-``_lock`` makes ``close`` and ``setblocking`` exclude each other; ``_closed`` is only
-ever set. Everything else belongs to the owner: the thread that called
-``setblocking(False)``.
+``close`` may be called by any thread; ``_closed_by`` is only ever set. Everything else
+belongs to the owner: the thread that called ``setblocking(False)``, as kazoo's does
+once it is connected.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
+import os
 import socket
 import ssl
-import sys
 import threading
 from collections import deque
 from struct import Struct
 from time import monotonic, sleep
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Optional, Union
 
 from . import _fork, _select
-from ._result import collect_waiters, release_waiters
+from ._batch import flush_batch, start_batch
+from ._connection_threads import current_connection_thread
+from ._monitor import report
+from ._stats import Traffic
 
 if TYPE_CHECKING:
-    from ._stats import Ledger
     from ._tls import Codec
-    from ._wakeup import WakeUp
-    from ._watchdog import Watchdog
+    from ._wakeup import WakeupReader
 
 Data = Union[bytes, bytearray, memoryview]
 Ready = list[Any]
@@ -74,6 +76,10 @@ TURNS = 64
 #: one switch of threads serve many: for so many seconds per request, and at the most.
 BUSY = 64
 DWELL, MAX_DWELL = 7e-6, 0.002
+#: After how many wake-ups their bytes are taken out, where that is not needed at once.
+DRAIN_EVERY = 64
+#: How long a plain TLS connection waits for the peer to read, in seconds.
+SEND_TIMEOUT = 10.0
 #: A reply has a header of this size, the answer to a connect request is longer.
 MIN_FRAME = 16
 #: More than any server's ``jute.maxbuffer`` can sensibly be.
@@ -84,34 +90,31 @@ _WATCH_EVENT = -1  # its xid: the one frame that answers no request
 _log = logging.getLogger("kazoo_seqthreading.connection")
 
 
+# The socket's own methods, which the connection's replace.
+_receive = socket.socket.recv
+_transmit = socket.socket.send
+
+
 def _closed() -> OSError:
     return OSError(errno.EBADF, "the connection is closed")
 
 
-class Connection:
+class Connection(socket.socket):
     """A connected socket, with TLS if a codec is given, as kazoo uses it.
 
-    :param sock: connected; the connection owns it
+    :param sock: connected; the connection takes it over
     :param codec: the TLS of the connection, after its handshake
-    :param ledger: counts what goes over the connection
-    :param watchdog: asked whenever the connection thread is about to sleep
     """
 
-    def __init__(
-        self,
-        sock: socket.socket,
-        codec: Optional[Codec],
-        ledger: Ledger,
-        watchdog: Watchdog,
-    ) -> None:
-        self._sock = sock
-        self._poller = _select.make_poller(sock.fileno())
+    def __init__(self, sock: socket.socket, codec: Optional[Codec]) -> None:
+        timeout = sock.gettimeout()
+        super().__init__(sock.family, sock.type, sock.proto, fileno=sock.detach())
+        super().settimeout(timeout)
+        self._poller: Optional[_select.Poller] = None
         self._codec = codec
-        self._watchdog = watchdog
-        self._lock = threading.RLock()
-        self._closed = False
+        self._closed_by: Optional[int] = None  # the thread that closed it first
         self._owner: Optional[int] = None
-        self.framed = False  # by setblocking(False)
+        self.framed = False  # by wait()
         # in
         self._frames = b""  # whole frames, of which kazoo has read up to _read
         self._read = 0
@@ -125,74 +128,39 @@ class Connection:
         self._out_size = 0
         self._wire: Optional[memoryview] = None  # what the socket did not take
         self._unanswered: deque[int] = deque()  # xids of requests, heartbeats apart
-        self._turns = TURNS
+        self._turns = 0  # answers from memory before the socket is looked at
         # heartbeats
         self._interval = 0.0
         self._sent_at = self._heard_at = monotonic()
-        self._ledger = ledger
-        self._traffic = ledger.open()
+        self._traffic = Traffic()
         _fork.register(self)
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else "open"
-        return f"<Connection {state} {self._sock!r}>"
-
-    def __enter__(self) -> Connection:
-        return self
-
-    def __exit__(
-        self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
-        self.close()
+        state = "open" if self._closed_by is None else "closed"
+        return f"<Connection {state} {super().__repr__()}>"
 
     # -- as a socket -----------------------------------------------------------------
 
     def fileno(self) -> int:
         """Return the descriptor, -1 once the connection is closed."""
-        return -1 if self._closed else self._sock.fileno()
-
-    def setblocking(self, flag: bool) -> None:
-        """Choose between a blocking socket and a connection of whole frames."""
-        self.settimeout(None if flag else 0)
+        return super().fileno() if self._closed_by is None else -1
 
     def settimeout(self, timeout: Optional[float]) -> None:
-        """Set the limit of a blocking call, in seconds; 0 as ``setblocking(False)``."""
-        with self._lock:
-            if not self._closed:  # by another thread: select() is to say so
-                self._sock.settimeout(timeout)
-            self.framed = timeout == 0
-            self._owner = threading.get_ident() if self.framed else None
+        """Set the limit of a blocking call, in seconds; 0: this thread is the owner."""
+        if self._closed_by is None:  # else select() is to say so
+            super().settimeout(timeout)
+        self._owner = threading.get_ident() if timeout == 0 else None
 
-    def gettimeout(self) -> Optional[float]:
-        """Return the limit of a blocking call, in seconds."""
-        return self._sock.gettimeout()
+    def setblocking(self, flag: bool) -> None:
+        """Set the limit of a blocking call to ``None``, or to 0."""
+        self.settimeout(None if flag else 0)
 
-    def getpeername(self) -> Any:
-        """Return the address of the server."""
-        return self._sock.getpeername()
-
-    def getsockname(self) -> Any:
-        """Return the address of this end."""
-        return self._sock.getsockname()
-
-    def getsockopt(self, *args: int) -> Any:
-        """Return a socket option."""
-        return self._sock.getsockopt(*args)
-
-    def setsockopt(self, *args: Any) -> None:
-        """Set a socket option."""
-        self._sock.setsockopt(*args)
-
-    def ioctl(self, *args: Any) -> Any:
-        """Control the socket, on Windows."""
-        return self._sock.ioctl(*args)  # type: ignore[attr-defined,unused-ignore]
-
-    def shutdown(self, how: int) -> None:
-        """Shut down one direction of the connection, or both."""
-        self._sock.shutdown(how)
+    def __getattr__(self, name: str) -> Any:
+        """Look up what an :class:`ssl.SSLSocket` has, and a socket has not."""
+        codec = self.__dict__.get("_codec")
+        if codec is None:
+            raise AttributeError(f"a connection has no attribute {name!r}")
+        return getattr(codec.ssl, name)
 
     @property
     def ssl_object(self) -> Optional[ssl.SSLObject]:
@@ -203,6 +171,10 @@ class Connection:
         """Return how many bytes :meth:`recv` has without asking the socket."""
         return self._end - self._read
 
+    def unsent(self) -> int:
+        """Return how many bytes wait to be sent."""
+        return self._out_size
+
     def pending(self) -> int:
         """Return how many bytes of a frame that was begun are left to read.
 
@@ -211,17 +183,23 @@ class Connection:
         """
         return self._left if self.framed else self.buffered()
 
-    def recv(self, size: int) -> bytes:
-        """Return up to *size* bytes, ``b""`` if the peer has closed.
+    def recv(self, bufsize: int, flags: int = 0) -> bytes:
+        """Return up to *bufsize* bytes, ``b""`` if the peer has closed.
 
-        :raises BlockingIOError: if the connection does not block, and has no frame
+        :raises BlockingIOError: if nothing is there, and the connection does not block
         """
         if self._read == self._end:
+            if not self.framed and self._codec is None:
+                return super().recv(bufsize, flags)
             while not self._fill():
                 if self.framed:
                     raise BlockingIOError(errno.EAGAIN, "no whole frame is there")
+                if self.gettimeout() == 0:
+                    raise ssl.SSLWantReadError(
+                        ssl.SSL_ERROR_WANT_READ, "no whole record is there"
+                    )
         read = self._read
-        end = read + size
+        end = read + bufsize
         if end > self._end:
             end = self._end
         self._read = end
@@ -234,17 +212,29 @@ class Connection:
             self._frames = b""  # it may be large
         return data
 
-    def send(self, data: Data) -> int:
-        """Take *data* to be sent, all of it.
+    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
+        """Read into *buffer* as :meth:`recv` does; return the number of bytes."""
+        view = memoryview(buffer).cast("B")
+        data = self.recv(nbytes or len(view), flags)
+        view[: len(data)] = data
+        return len(data)
+
+    def send(self, data: Data, flags: int = 0) -> int:  # type: ignore[override]
+        """Send *data*, or take it to be sent when the connection thread sleeps.
 
         :returns: the number of bytes
         """
+        if not self.framed:
+            if self._codec is None:
+                return super().send(data, flags)
+            self._out.append(data)
+            while self._flush():  # a record cannot be sent by halves
+                if not _select.select([], [self], [], SEND_TIMEOUT)[1]:
+                    raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+            return len(data)
         self._out.append(data)
         self._out_size += len(data)
-        if not self.framed:
-            while self._flush():
-                pass
-        elif len(data) >= 8:
+        if len(data) >= 8:
             xid = _length_and_xid(data)[1]
             if xid > 0:
                 if not self._unanswered:
@@ -252,48 +242,49 @@ class Connection:
                 self._unanswered.append(xid)
         return len(data)
 
-    def sendall(self, data: Data) -> None:
+    def sendall(self, data: Data, flags: int = 0) -> None:  # type: ignore[override]
         """Send *data* now; a blocking socket has taken it all on return."""
+        if self._codec is None and not self.framed:
+            super().sendall(data, flags)
+            return
         self.send(data)
         self._flush()
 
     def close(self) -> None:
         """Close the connection; what was not sent is dropped."""
-        with self._lock:
-            self._closed = True
-            try:
-                self._sock.shutdown(socket.SHUT_RDWR)  # wakes whoever polls
-            except OSError:
-                pass  # not connected any more
-            if self._owner in (None, threading.get_ident()):
-                self._release()
-                self._ledger.close(self._traffic)
+        self._closed_by = threading.get_ident()
+        try:
+            self.shutdown(socket.SHUT_RDWR)  # wakes whoever polls
+        except OSError:
+            pass  # not connected any more
+        if self._owner in (None, self._closed_by):
+            self._release()
 
     def _release(self) -> None:
-        self._sock.close()
-        self._poller.close()
+        super().close()
+        if self._poller is not None:
+            self._poller.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_traffic"):
+        try:
             self._release()
-            if not sys.is_finalizing():  # a frozen thread may hold the lock
-                self._ledger.close(self._traffic)
+        except AttributeError:
+            pass  # it was never made
 
     def after_fork(self) -> None:
         """Close the child's copy of the descriptor; the peer does not notice."""
-        self._lock = threading.RLock()
-        self._closed = True
+        self._closed_by = 0
         self._release()
 
     # -- as kazoo's select asks for it -------------------------------------------------
 
-    def wait_writable(self) -> Ready:
+    def ready_to_write(self) -> Ready:
         """Return the connection: it always takes what is written."""
-        if self._closed:
+        if self._closed_by is not None:
             raise _closed()
         return [self]
 
-    def wait(self, wakeup: Optional[WakeUp], timeout: Optional[float]) -> Ready:
+    def wait(self, wakeup: Optional[WakeupReader], timeout: Optional[float]) -> Ready:
         """Return which of the connection and *wakeup* can be read.
 
         :param timeout: how long to wait, in seconds; ``None`` waits for ever
@@ -302,14 +293,49 @@ class Connection:
         turns = self._turns
         if turns:
             self._turns = turns - 1
-            if wakeup is not None and wakeup.requests and self._out_size < HIGH_WATER:
+            if (
+                wakeup is not None
+                and wakeup.client._queue
+                and self._out_size < HIGH_WATER
+            ):
                 return [self, wakeup] if self._read < self._end else [wakeup]
             if self._read < self._end:
                 return [self]
-        return self._wait(wakeup, timeout, look=not turns or timeout == 0)
+        try:
+            if not self.framed:
+                self._begin_frames()
+            if wakeup is not None:
+                wakeup.begin_sleeps()
+            return self._wait(wakeup, timeout, look=not turns or timeout == 0)
+        except OSError:
+            raise
+        except Exception as error:  # any other one would end kazoo's thread for good
+            report(
+                _log.error,
+                "Unexpected exception: the connection is given up. Please report it",
+                exc_info=error,
+            )
+            raise OSError(errno.EIO, "unexpected exception in select()") from error
+
+    def _begin_frames(self) -> None:
+        """Buffer in both directions from now on; this thread is the owner."""
+        fd = self.fileno()
+        if fd < 0:
+            raise _closed()
+        self._poller = _select.make_poller(fd)
+        thread = current_connection_thread()
+        if thread is not None:
+            self._traffic = thread.traffic
+        self.settimeout(0)
+        self.framed = True
+        self._heard_at = monotonic()
+        data = self._frames[self._read : self._end]
+        self._frames, self._read, self._end = b"", 0, 0
+        if data:
+            self._split(data)
 
     def _wait(
-        self, wakeup: Optional[WakeUp], timeout: Optional[float], look: bool
+        self, wakeup: Optional[WakeupReader], timeout: Optional[float], look: bool
     ) -> Ready:
         """Wait as :meth:`wait`; *look* at the socket first, if that is due."""
         self._turns = TURNS
@@ -318,18 +344,21 @@ class Connection:
         if wakeup is not None and timeout is not None and timeout > self._interval:
             self._interval = timeout  # heartbeats are due as often
         self._check_heartbeat(now)
-        collect_waiters()
+        start_batch()
         if look:
-            self._watchdog.check()
             self._flush()
-            release_waiters()  # under a flood of replies it never sleeps
+            flush_batch()  # under a flood of replies it never sleeps
             if self._read == self._end and not self._fill():
                 self._check_silence()
         while True:
-            if self._closed:
+            if self._closed_by is not None:
                 raise _closed()
             readable = self._read < self._end or self._eof
-            if wakeup is not None and wakeup.requests and self._out_size < HIGH_WATER:
+            if (
+                wakeup is not None
+                and wakeup.client._queue
+                and self._out_size < HIGH_WATER
+            ):
                 return [self, wakeup] if readable else [wakeup]
             if readable:
                 return [self]
@@ -340,35 +369,38 @@ class Connection:
                     return []
             self._sleep(wakeup, left)
 
-    def _sleep(self, wakeup: Optional[WakeUp], timeout: Optional[float]) -> None:
+    def _sleep(self, wakeup: Optional[WakeupReader], timeout: Optional[float]) -> None:
         """Sleep until something happens, and read if it is that."""
-        patience = self._watchdog.check()
-        if patience is not None and (timeout is None or patience < timeout):
-            timeout = patience
         if self._out or self._wire is not None:
-            release_waiters()
+            flush_batch()
             self._flush()
         if len(self._unanswered) >= BUSY and wakeup is not None and self._wire is None:
-            release_waiters()
+            flush_batch()
             sleep(min(len(self._unanswered) * DWELL, MAX_DWELL))
             if self._fill():
                 return
         if wakeup is not None and self._out_size >= HIGH_WATER:
             wakeup = None  # its requests have to wait
         # As late as possible: who is woken needs the interpreter's lock.
-        if release_waiters() > 1:
+        if flush_batch() > 1:
             sleep(0)  # they get it, and need not ring for their next requests
-        if wakeup is not None and not wakeup.fall_asleep():
+        if wakeup is not None and not wakeup.begin_sleep():
             return
-        rung = False
+        poller: Any = self._poller
+        readable = woken = False
         try:
-            readable, rung = self._poller.poll(self._wire is not None, wakeup, timeout)
+            readable, woken = poller.poll(self._wire is not None, wakeup, timeout)
         finally:
             if wakeup is not None:
-                wakeup.wake_up(rung)
-        if readable:
-            self._fill()
-        else:
+                wakeup.end_sleep()
+        if woken and wakeup is not None:
+            self._traffic.wake_ups += 1
+            if not poller.edge_triggered or self._traffic.wake_ups % DRAIN_EVERY == 0:
+                wakeup.drain()
+            if not readable:
+                return
+        # A poll that was interrupted, by a suspended process, may have missed it.
+        if not self._fill() and not readable:
             self._check_silence()
 
     # -- the socket ------------------------------------------------------------------
@@ -378,7 +410,7 @@ class Connection:
         if self._eof:
             return True
         try:
-            data = self._sock.recv(RECEIVE_SIZE)
+            data = _receive(self, RECEIVE_SIZE)
         except BlockingIOError:
             return False
         self._eof = not data
@@ -439,7 +471,7 @@ class Connection:
                 wire = memoryview(data)
                 self._traffic.requests += len(out)
             try:
-                sent = self._sock.send(wire)
+                sent = _transmit(self, wire)
             except BlockingIOError:
                 sent = 0
             self._traffic.sends += 1
@@ -465,7 +497,8 @@ class Connection:
         silence = now - self._sent_at
         if silence > 1.5 * self._interval > 0:
             self._sent_at = now
-            _log.warning(
+            report(
+                _log.warning,
                 "Nothing was sent to %s for %.1f s, though a heartbeat is due every "
                 "%.1f s: the connection thread was held up, by a state listener that "
                 "blocks or by a process short of CPU. The session may be lost.",
@@ -476,6 +509,6 @@ class Connection:
 
     def _peer(self) -> str:
         try:
-            return "{}:{}".format(*self._sock.getpeername()[:2])
+            return "{}:{}".format(*self.getpeername()[:2])
         except OSError:
             return "the server"

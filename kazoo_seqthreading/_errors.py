@@ -30,9 +30,10 @@ def add_to_message(error: OSError, where: str) -> None:
 class BlockingCallError(RuntimeError):
     """A blocking call was made in the thread that alone could end it.
 
-    Raised at once by ``get()`` and ``wait()`` in a client's connection thread, which
-    runs the state listeners and reads every reply. Use the ``*_async`` methods
-    there, or move the work to a thread of its own with ``handler.spawn``.
+    Raised at once by ``get()`` and ``wait()`` without a time-out in a client's
+    connection thread, which runs the state listeners, for a reply that this very
+    thread has to read. Use the ``*_async`` methods there, or move the work to a thread
+    of its own with ``handler.spawn``.
     """
 
 

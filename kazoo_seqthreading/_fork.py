@@ -1,20 +1,16 @@
 """What a forked child must know: that it is one, and what it inherited.
 
 1. ``generation`` grows by one in every child. Whoever remembers another number was
-   made in a parent: its threads are gone, and a lock of its may be held by one of
-   them for ever.
-   Here and below, each ``_lock`` is a module's or an object's own; in the child it is
-   made anew, for it may be held by a thread that is not there.
-2. Few and important objects (handlers, connections, wake-ups) register here and are
-   told in the child before any other code runs there, in ``after_fork()``. They take
-   no lock and run no user code in it.
-3. The many (events, locks) compare generations when they are used next.
+   made in a parent: its threads are gone.
+2. What has threads, locks or descriptors (handlers, connections, wake-up channels,
+   events, locks) registers here, and is told in the child before any other code runs
+   there, in ``after_fork()``. It takes no lock and runs no user code in it; locks are
+   made anew, for a thread that is not there may have held them.
 """
 
 from __future__ import annotations
 
 import os
-import threading
 import weakref
 from collections.abc import Callable
 from typing import Optional, Protocol
@@ -28,7 +24,6 @@ class ForkAware(Protocol):
 
 
 generation = 0
-survivor = threading.get_ident()  #: the one thread that a child has of its parent's
 _registered: weakref.WeakSet[ForkAware] = weakref.WeakSet()
 _functions: list[Callable[[], None]] = []
 
@@ -45,9 +40,8 @@ def in_child(function: Callable[[], None]) -> Callable[[], None]:
 
 
 def _in_child() -> None:
-    global generation, survivor
+    global generation
     generation += 1
-    survivor = threading.get_ident()
     for function in _functions:
         function()
     failure: Optional[Exception] = None

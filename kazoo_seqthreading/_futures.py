@@ -1,58 +1,83 @@
-"""A :class:`concurrent.futures.Future` for a result, one and the same for each."""
+"""A :class:`concurrent.futures.Future` for a result, one and the same for each.
+
+A connection thread does not complete it itself, for its lock is shared with those who
+wait for it: a background thread does. Its own callbacks are the user's: they go to the
+handler's completion queue.
+"""
 
 from __future__ import annotations
 
-import threading
-import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Optional, TypeVar
 
-from . import _fork
+from ._background import BackgroundThread
+from ._callbacks import LinkedCallback
+from ._connection_threads import current_connection
 from ._exceptions import private_copy
-from ._result import AsyncResult, stop_collecting
-from ._worker import run_isolated
+from ._worker import queue_callback
+
+if TYPE_CHECKING:
+    from ._result import AsyncResult
 
 T = TypeVar("T")
+_NAME = "_kazoo_seqthreading_future"
 
 
 class _Future(Future[T]):
-    """A future no callback of which harms another one, whatever it raises."""
+    """A future that queues its callbacks, whoever completes it."""
+
+    def __init__(self, handler: Any) -> None:
+        super().__init__()
+        self._kazoo_handler = handler
 
     def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
-        super().add_done_callback(lambda future: run_isolated(partial(fn, future)))
+        super().add_done_callback(
+            lambda future: queue_callback(self._kazoo_handler, partial(fn, future))
+        )
 
 
-# Guarded by _lock. A future lives as long as its result.
-_futures: weakref.WeakKeyDictionary[AsyncResult[Any], Future[Any]]
-_futures = weakref.WeakKeyDictionary()
-_lock = threading.RLock()
+def future_of(
+    result: AsyncResult[T], link: Callable[[LinkedCallback], None]
+) -> Future[T]:
+    """Return the future that completes as *result* does.
 
-
-def future_of(result: AsyncResult[T]) -> Future[T]:
-    """Return the future that completes as *result* does."""
-    with _lock:
-        future = _futures.get(result)
-        if future is not None:
-            return future
-        future = _futures[result] = _Future()
-    result.link(partial(_complete, future), None)
+    :param link: links a callback to the result
+    """
+    attributes = vars(result)
+    future: Optional[Future[T]] = attributes.get(_NAME)
+    if future is None:
+        new = _Future[T](result._handler)
+        # First: a signal handler that raises leaves none that nobody completes.
+        link(LinkedCallback(partial(_deliver, new), None, result))
+        future = attributes.setdefault(_NAME, new)
     return future
 
 
+def _deliver(future: Future[T], result: AsyncResult[T]) -> None:
+    if current_connection() is None:
+        _complete(future, result)
+    else:
+        _thread.submit(partial(_complete, future, result))
+
+
 def _complete(future: Future[T], result: AsyncResult[T]) -> None:
-    stop_collecting()  # the future's own callbacks may take their time
     if not future.set_running_or_notify_cancel():
         return  # the future was cancelled; the request was not
-    exception = result.exception
+    exception = result._exception
     if exception is None:
-        future.set_result(result.get(block=False))
+        future.set_result(result.value)  # type: ignore[arg-type]
     else:
         future.set_exception(private_copy(exception))
 
 
-@_fork.in_child
-def _after_fork() -> None:
-    global _lock
-    _lock = threading.RLock()
+def _handle(completions: list[Callable[[], None]]) -> None:
+    for complete in completions:
+        try:
+            complete()
+        except Exception:
+            pass  # somebody else has completed the future
+
+
+_thread = BackgroundThread("kazoo-seqthreading-futures", _handle)

@@ -7,71 +7,40 @@ The way of a request::
     caller            result.get()                                      _result
     worker            callbacks linked to the result; watches           _worker
 
-Rules
------
-1. ``start`` and ``stop`` may be called at any time, by any thread, as often as one
-   likes, from callbacks, state listeners and signal handlers.
-2. ``stop`` refuses watch events, lets what is queued run, and returns when the workers
-   have ended, or after ``stop_timeout`` seconds; what did not end by then is logged and
-   runs nothing more. In a callback it does not wait for that callback, nor for what
-   follows it, nor for another one that stops the handler, too; in a connection thread
-   it waits for nothing.
-3. On a stopped handler, the callbacks of a result run in the thread that completes it,
-   each isolated. Watch events are dropped: their session has ended.
-4. If a worker cannot be started, ``start`` ends the other one and raises.
-5. A worker runs nothing before its predecessor, stopped by its own callback, has ended:
-   callbacks of one type never overlap.
-6. In a forked child the handler is stopped, until it is started there.
-7. Threads are daemons and hold no reference to the handler: it is collected when
-   nobody needs it, and no callback keeps the process from ending.
-
-``_changed`` is the lock of the state: ``_running``, ``_workers`` and ``_stopping``. It
-is reentrant, for signal handlers; no user code runs under it. ``_hostnames``, which has
-an entry per server, and ``_made_in_child`` are used by single operations of ``dict``.
+What a handler consists of, and when it runs, is in ``_core``.
 """
 
 from __future__ import annotations
 
-import itertools
-import logging
 import queue
 import socket
 import ssl
-import sys
-import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Optional
+from threading import RLock, Thread
+from typing import Any, NoReturn, Optional
 
+import kazoo.handlers.threading
 import kazoo.protocol.states
-from kazoo.exceptions import ConnectionClosedError
 from kazoo.handlers.threading import KazooTimeoutError
 from kazoo.interfaces import IHandler
 
-from . import _fork, _select
-from ._connect import DEFAULT_TIMEOUT, Address, Deadline, KeepAlive, connect
+from . import _select
+from ._callbacks import check_callable
+from ._connect import Address, KeepAlive
 from ._connection import Connection
-from ._connections import ConnectionThreads
-from ._describe import describe, stack_of
-from ._errors import BlockingCallError, TimeoutError, add_to_message
-from ._kazoo import calling_listener, is_connection_loop
-from ._result import AsyncResult, check_timeout
-from ._stats import Ledger, Stats, Tally
-from ._surroundings import warn_in_event_loop, warn_of_surroundings
-from ._sync import Event, Lock, RLock
-from ._threads import Spawned, Threads
-from ._tls import Arguments, Contexts
-from ._wakeup import WakeUp
-from ._watchdog import Watchdog
-from ._worker import Item, Worker, run_isolated
-
-_log = logging.getLogger("kazoo_seqthreading.handler")
-_numbers = itertools.count(1)
-
-
-def _drop(callback: Item) -> None:
-    _log.debug("Dropped, the handler is stopped: %s", describe(callback))
+from ._connection_threads import current_connection
+from ._core import Core
+from ._errors import TimeoutError
+from ._kazoo import connection_of, has_queues
+from ._result import AsyncResult
+from ._stats import Stats, Traffic
+from ._surroundings import warn_of_surroundings
+from ._sync import Event, Lock, make_rlock
+from ._tls import Arguments
+from ._wakeup import WakeupReader, WakeupWriter, attach, make_channel
 
 
 class _TimeoutClass:
@@ -81,15 +50,23 @@ class _TimeoutClass:
     is one, into a lost connection, or during SASL into a failed authentication.
     """
 
-    def __get__(
-        self, handler: Optional[SequentialThreadingHandler], owner: type[Any]
-    ) -> type[Exception]:
-        if handler is not None and handler._connections.is_current():
+    def __get__(self, handler: object, owner: type[Any]) -> type[Exception]:
+        if handler is not None and current_connection() is not None:
             return KazooTimeoutError
         return TimeoutError
 
 
-class SequentialThreadingHandler(IHandler):
+class _Running:
+    """``_running``, which kazoo's tests read; a subclass may have one of its own."""
+
+    def __get__(self, handler: Any, owner: type[Any]) -> Any:
+        return self if handler is None else handler._kazoo_seqthreading.running
+
+
+class SequentialThreadingHandler(
+    kazoo.handlers.threading.SequentialThreadingHandler,
+    IHandler,
+):
     """Runs kazoo's callbacks one after the other, in threads of its own.
 
     Give it to a client, or to several::
@@ -97,8 +74,9 @@ class SequentialThreadingHandler(IHandler):
         handler = SequentialThreadingHandler(slow_callback_duration=0.5)
         client = KazooClient(hosts="...", handler=handler)
 
-    Implements :class:`kazoo.interfaces.IHandler`. Every method may be called from any
-    thread, unless it says otherwise.
+    Implements :class:`kazoo.interfaces.IHandler`. It is an instance of kazoo's own
+    handler class, for code that asks; nothing of that class is used. Every method may
+    be called from any thread, unless it says otherwise.
 
     :param stop_timeout: how long :meth:`stop` waits for callbacks, in seconds
     :param slow_callback_duration: a callback that has run for longer, in seconds, is
@@ -114,10 +92,11 @@ class SequentialThreadingHandler(IHandler):
     """
 
     name = "sequential_threading_handler"
-    timeout_exception = _TimeoutClass()
+    timeout_exception = _TimeoutClass()  # type: ignore[assignment]
     sleep_func = staticmethod(time.sleep)
     queue_impl = queue.Queue
     queue_empty = queue.Empty
+    _running = _Running()
 
     def __init__(
         self,
@@ -137,83 +116,49 @@ class SequentialThreadingHandler(IHandler):
             tcp_keepalive,
             max_spawned_threads,
         )
-        self._stop_timeout = stop_timeout
-        self._connect_timeout = connect_timeout
-        self._ssl_context = ssl_context
-        self._tcp_keepalive = tcp_keepalive
-        self._contexts = Contexts()
-        self._hostnames: dict[Address, str] = {}
-
-        self._prefix = f"kazoo-seqthreading-{next(_numbers)}"
-        self._ledger = Ledger()
-        self._completion_tally, self._watch_tally = Tally(), Tally()
-        self._running = False
-        self._changed = threading.Condition(threading.RLock())
-        self._stopping: set[int] = set()  # idents of the threads in stop()
-        self._workers: list[Worker] = []  # that may still run a callback
-        self._completions = self._completion_worker()
-        # A watch event that comes before the first start is kept for it.
-        self._watches = self._watch_worker(accepting=True)
-        self._threads = Threads(self._prefix, max_spawned_threads)
-        self._connections = ConnectionThreads()
-        self._forked = False
-        self._made_in_child: dict[int, AsyncResult[Any]] = {}
-        self._watchdog = Watchdog(self._workers, slow_callback_duration)
-        _fork.register(self)
-
-    def __del__(self) -> None:
-        if sys.is_finalizing():
-            return  # a frozen thread may hold the locks
-        for worker in getattr(self, "_workers", ()):
-            worker.close(refuse=True)
-        if hasattr(self, "_threads"):
-            self._threads.stop()
-
-    def _completion_worker(self) -> Worker:
-        return Worker(
-            f"{self._prefix}-completion",
-            run_isolated,
-            self._changed,
-            self._completion_tally,
+        core = Core(
+            stop_timeout,
+            slow_callback_duration,
+            connect_timeout,
+            ssl_context,
+            tcp_keepalive,
+            max_spawned_threads,
         )
-
-    def _watch_worker(self, *, accepting: bool = False) -> Worker:
-        return Worker(
-            f"{self._prefix}-watch",
-            _drop,
-            self._changed,
-            self._watch_tally,
-            accepting,
-        )
+        #: The one attribute, so that a subclass is free in its names.
+        self._kazoo_seqthreading = core
+        weakref.finalize(self, core.dispose).atexit = False
 
     def __repr__(self) -> str:
-        state = "running" if self._running else "stopped"
+        core = self._kazoo_seqthreading
+        state = "running" if core.running else "stopped"
         return (
-            f"<{type(self).__name__} {self._prefix} {state} "
-            f"completions={self._completions.qsize()} watches={self._watches.qsize()} "
-            f"connections={len(self._connections)}>"
+            f"<{type(self).__name__} {core.prefix} {state} "
+            f"completions={core.completions.qsize()} watches={core.watches.qsize()} "
+            f"connections={len(core.connections)}>"
+        )
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError(
+            f"a {type(self).__name__} cannot be copied or pickled: its threads belong "
+            "to it alone; make another one"
         )
 
     def stats(self) -> Stats:
         """Return a snapshot of what the handler has done, cheap and at any time."""
-        traffic = self._ledger.total()
-        one_by_one = 2 * traffic.replies + 3 * traffic.requests
-        made = traffic.receives + traffic.sends + 2 * traffic.wake_ups
+        core = self._kazoo_seqthreading
+        traffic = Traffic.total(core.connections.traffics)
         return Stats(
-            running=self._running,
-            completions=self._completions.stats(),
-            watches=self._watches.stats(),
-            connections_made=self._ledger.made,
-            connections_failed=self._ledger.failed,
+            running=core.running,
+            completions=core.completions.stats(),
+            watches=core.watches.stats(),
+            connections_made=traffic.connections_made,
+            connections_failed=traffic.connections_failed,
             requests=traffic.requests,
             replies=traffic.replies,
             bytes_sent=traffic.bytes_out,
             bytes_received=traffic.bytes_in,
             wake_ups=traffic.wake_ups,
-            # A reply is read in two parts; a request is sent, and sends a byte
-            # through the wake-up channel, which is received.
-            system_calls_saved=max(0, one_by_one - made),
-            spawned_threads=len(self._threads),
+            spawned_threads=len(core.spawned),
         )
 
     # -- start and stop --------------------------------------------------------------
@@ -221,127 +166,54 @@ class SequentialThreadingHandler(IHandler):
     @property
     def running(self) -> bool:
         """Whether the handler is started."""
-        return self._running
+        return self._kazoo_seqthreading.running
 
     @property
-    def completion_queue(self) -> Worker:
-        """The queue of the callbacks of results; it has ``put`` and ``empty``."""
-        return self._completions
+    def completion_queue(self) -> Any:
+        """The queue of the callbacks of results; it has ``put`` and ``empty``.
+
+        Another queue that is assigned serves from the next start on, as with kazoo's
+        handler.
+        """
+        worker = self._kazoo_seqthreading.completions
+        return worker.queue if worker.queue_is_foreign else worker
+
+    @completion_queue.setter
+    def completion_queue(self, value: Any) -> None:
+        self._kazoo_seqthreading.use_completion_queue(value)
 
     @property
-    def callback_queue(self) -> Worker:
-        """The queue of watch events; it has ``put`` and ``empty``."""
-        return self._watches
+    def callback_queue(self) -> Any:
+        """The queue of watch events; as :attr:`completion_queue`."""
+        worker = self._kazoo_seqthreading.watches
+        return worker.queue if worker.queue_is_foreign else worker
+
+    @callback_queue.setter
+    def callback_queue(self, value: Any) -> None:
+        self._kazoo_seqthreading.use_watch_queue(value)
 
     def start(self) -> None:
         """Start the workers; does nothing if they are started.
 
-        :raises RuntimeError: if a worker cannot be started, or does not come alive
+        :raises RuntimeError: if a worker cannot be started
         """
         warn_of_surroundings()
-        self._close_inherited()
-        with self._changed:
-            if self._running:
-                return
-            pairs = []
-            for old, make in (
-                (self._completions, self._completion_worker),
-                (self._watches, self._watch_worker),
-            ):
-                following = old.thread is not None
-                pairs.append((make() if following else old, old if following else None))
-            started: list[Worker] = []
-            try:
-                for worker, predecessor in pairs:
-                    worker.start(predecessor)
-                    started.append(worker)
-            except BaseException:
-                for worker in started:
-                    worker.close(refuse=True)
-                # They end by themselves; a stop() waits for them.
-                self._workers += [one for one, _ in pairs if not one.ended]
-                raise
-            (self._completions, _), (self._watches, _) = pairs
-            self._workers[:] = started + [
-                worker
-                for worker in self._workers
-                if not (worker.ended or worker.abandoned)
-            ]
-            self._threads.start()
-            self._forked = False
-            self._running = True
+        self._kazoo_seqthreading.start()
 
     def stop(self) -> None:
         """Stop the workers; does nothing if they are stopped.
 
         Lets the callbacks that are queued run first, for ``stop_timeout`` seconds at
-        the most. See the rules of this module for calls from callbacks.
+        the most; what does not end by then is logged. In a callback it does not wait
+        for that callback, nor for those behind it.
         """
-        self._close_inherited()
-        with self._changed:
-            self._running = False
-            for worker in self._workers:
-                worker.close(refuse=worker is not self._completions)
-            self._threads.stop()
-            if self._connections.is_current():
-                return
-            late = self._wait_for_workers()
-        for worker in late:
-            self._give_up(worker)
-
-    def _wait_for_workers(self) -> list[Worker]:
-        """Wait until the workers have ended; return those that did not in time."""
-        me = threading.get_ident()
-        inner = me in self._stopping  # a signal handler, in the middle of another stop
-        workers = list(self._workers)  # not those of another thread's next start
-        in_callback = any(one.is_current() for one in workers)
-        deadline = time.monotonic() + self._stop_timeout
-
-        def is_awaited(worker: Worker) -> bool:
-            if worker.ended or worker.abandoned:
-                return False
-            # A callback waits for none that stops, nor for one that follows it.
-            return not in_callback or not any(
-                one.name == worker.name and one.ident in self._stopping
-                for one in workers
-                if not one.ended
-            )
-
-        self._stopping.add(me)
-        self._changed.notify_all()
-        try:
-            while True:
-                awaited = [one for one in workers if is_awaited(one)]
-                left = deadline - time.monotonic()
-                if not awaited or left <= 0:
-                    return awaited
-                self._changed.wait(min(left, threading.TIMEOUT_MAX))
-        finally:
-            if not inner:
-                self._stopping.discard(me)
-
-    def _give_up(self, worker: Worker) -> None:
-        left = worker.abandon()
-        running = worker.running
-        _log.error(
-            "%s did not end within %s s: %s still runs, %d callbacks behind it are "
-            "dropped%s. It stands at:\n%s",
-            worker.name,
-            self._stop_timeout,
-            "nothing" if running is None else describe(running[0]),
-            len(left),
-            "".join(f", {describe(callback)}" for callback in left[:10]),
-            stack_of(worker.ident),
-        )
+        self._kazoo_seqthreading.stop()
 
     # -- callbacks and results -------------------------------------------------------
 
     def async_result(self) -> AsyncResult[Any]:
         """Return a new :class:`~kazoo_seqthreading.AsyncResult`."""
-        result: AsyncResult[Any] = AsyncResult._of(self)
-        if self._forked:
-            self._made_in_child[threading.get_ident()] = result
-        return result
+        return AsyncResult(self)
 
     def dispatch_callback(self, callback: kazoo.protocol.states.Callback) -> None:
         """Queue a watch event's callback.
@@ -349,59 +221,39 @@ class SequentialThreadingHandler(IHandler):
         :param callback: kazoo's ``Callback(type, func, args)``
         :raises TypeError: if its function is not callable
         """
-        self._watches.put(partial(callback.func, *callback.args))
+        self._kazoo_seqthreading.dispatch_watch(callback.func, callback.args)
 
-    def spawn(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Spawned:
-        """Run ``func(*args, **kwargs)`` in a daemon thread of its own.
+    def spawn(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Thread:
+        """Run ``func(*args, **kwargs)`` in a fresh daemon thread.
 
-        :returns: what has ``join(timeout)`` and ``is_alive()``
+        :returns: the thread
         :raises TypeError: if *func* is not callable
         :raises RuntimeError: if no thread can be started
         """
-        if not callable(func):
-            raise TypeError(f"cannot run {func!r}: it is not callable")
-        if is_connection_loop(func):
-            run = partial(self._connections.run, func)
-            return self._threads.spawn(run, "connection", dedicated=True)
-        task = partial(func, *args, **kwargs)
-        return self._threads.spawn(task, f"spawn:{describe(func)}")
-
-    def _check_wait(self, blocks: bool) -> None:
-        """Refuse to wait for a result where that would never end.
-
-        :param blocks: whether the caller is going to block, and not just looking
-        """
-        if self._forked:
-            raise _closed_by_fork()
-        if blocks:
-            if self._connections.is_current():
-                raise _would_block_connection()
-            warn_in_event_loop()
-
-    def _check_event_wait(self, changed_by: Optional[int], born: int) -> None:
-        """Refuse to wait for an event where that would never end.
-
-        :param changed_by: the thread that set or cleared it last
-        :param born: the fork generation that made it
-        """
-        if self._forked and born != _fork.generation:
-            raise _closed_by_fork()
-        if changed_by == threading.get_ident() and self._connections.is_current():
-            raise _would_block_connection()
+        check_callable(func)
+        core = self._kazoo_seqthreading
+        connection = connection_of(func)
+        if connection is None:
+            return core.spawned.spawn(func, *args, **kwargs)
+        reader: Any = connection._read_sock
+        if type(reader) is WakeupReader and has_queues(connection):
+            attach(reader, connection._write_sock, connection.client)
+        run = partial(core.connections.run, connection, func)
+        return core.spawned.spawn_uncounted(run, "connection")
 
     # -- synchronization -------------------------------------------------------------
 
     def event_object(self) -> Event:
         """Return a new event, a :class:`threading.Event`."""
-        return Event(self)
+        return Event(self._kazoo_seqthreading)
 
     def lock_object(self) -> Lock:
         """Return a new lock with the interface of :class:`threading.Lock`."""
         return Lock()
 
     def rlock_object(self) -> RLock:
-        """Return a new lock with the interface of :class:`threading.RLock`."""
-        return RLock()
+        """Return a new :class:`threading.RLock`."""
+        return make_rlock()
 
     # -- sockets ---------------------------------------------------------------------
 
@@ -422,15 +274,18 @@ class SequentialThreadingHandler(IHandler):
             # What kazoo asks for is answered by the connection.
             if rlist:
                 connection = rlist[0]
-                if type(connection) is Connection and connection.framed and not wlist:
+                if type(connection) is Connection and not wlist:
                     if len(rlist) == 1:
-                        return connection.wait(None, timeout), [], []
-                    if len(rlist) == 2 and type(rlist[1]) is WakeUp:
-                        return connection.wait(rlist[1], timeout), [], []
+                        if connection.framed:
+                            return connection.wait(None, timeout), [], []
+                    elif len(rlist) == 2:
+                        wakeup = rlist[1]
+                        if type(wakeup) is WakeupReader and wakeup.client is not None:
+                            return connection.wait(wakeup, timeout), [], []
             elif len(wlist) == 1:
                 connection = wlist[0]
                 if type(connection) is Connection and connection.framed:
-                    return [], connection.wait_writable(), []
+                    return [], connection.ready_to_write(), []
         return _select.select(rlist, wlist, xlist, timeout)
 
     def socket(self) -> socket.socket:
@@ -439,10 +294,9 @@ class SequentialThreadingHandler(IHandler):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return sock
 
-    def create_socket_pair(self) -> tuple[WakeUp, WakeUp]:
+    def create_socket_pair(self) -> tuple[WakeupReader, WakeupWriter]:
         """Return the wake-up channel of a client, its ends to read and to write."""
-        wakeup = WakeUp(self._ledger, self._on_send_in_child)
-        return wakeup, wakeup
+        return make_channel(self._kazoo_seqthreading.on_send_in_child)
 
     def create_connection(  # type: ignore[override]
         self,
@@ -465,120 +319,35 @@ class SequentialThreadingHandler(IHandler):
         :param hostname: the name for SNI and ``check_hostname``
         :param timeout: for name, TCP and TLS together, in seconds; ``connect_timeout``
             if that is less
-        :param use_ssl: whether to use TLS; the remaining arguments are for it
+        :param use_ssl: whether to use TLS
+        :param ca: file with the certificates of the authorities
+        :param certfile: file with the client's certificate, used with *keyfile*
+        :param keyfile: file with its key
+        :param keyfile_password: the key's password
+        :param verify_certs: whether to verify the server's certificate
+        :param check_hostname: whether to check its name
+        :param options: flags of OpenSSL, as :attr:`ssl.SSLContext.options`
+        :param ciphers: as :meth:`ssl.SSLContext.set_ciphers` takes them
+        :returns: a socket
         :raises OSError: if that fails, with the address in the message;
             :exc:`ssl.SSLError` if it is TLS that fails
         :raises TypeError, ValueError: if an argument makes no sense
         """
-        if not (isinstance(address, (tuple, list)) and len(address) >= 2):
-            raise TypeError(f"address must be (host, port), not {address!r}")
-        address = (address[0], address[1])
-        if isinstance(hostname, str):
-            if use_ssl:
-                self._hostnames[address] = hostname
-        else:
-            # kazoo's command() gives a port here: take the name we connected to.
-            hostname = self._hostnames.get(address, address[0])
-        timeout = self._limit(timeout)
-        self._watchdog.check()
-        try:
-            context = self._ssl_context
-            if not use_ssl:
-                context = None
-            elif context is None:
-                arguments = Arguments(
-                    ca,
-                    certfile,
-                    keyfile,
-                    keyfile_password,
-                    verify_certs,
-                    check_hostname,
-                    options,
-                    ciphers,
-                )
-                context = self._contexts.get(arguments)
-            sock, codec = connect(
-                address,
-                Deadline(timeout),
-                context=context,
-                hostname=hostname,
-                keepalive=self._tcp_keepalive,
-                spawn=self._threads.spawn,
+        arguments = None
+        if use_ssl:
+            arguments = Arguments(
+                ca,
+                certfile,
+                keyfile,
+                keyfile_password,
+                verify_certs,
+                check_hostname,
+                options,
+                ciphers,
             )
-            try:
-                sock.settimeout(timeout)
-                connection = Connection(sock, codec, self._ledger, self._watchdog)
-            except BaseException:
-                sock.close()
-                raise
-        except BaseException as error:
-            self._ledger.connected(False)
-            if isinstance(error, OSError):
-                add_to_message(error, f"{address[0]}:{address[1]}")
-            raise
-        self._ledger.connected(True)
-        return connection
-
-    def _limit(self, timeout: Optional[float]) -> float:
-        """Return the seconds that a connection attempt may take."""
-        check_timeout(timeout)
-        limits = [one for one in (timeout, self._connect_timeout) if one is not None]
-        return min(limits) if limits else socket.getdefaulttimeout() or DEFAULT_TIMEOUT
-
-    # -- in a forked child -----------------------------------------------------------
-
-    def after_fork(self) -> None:
-        """Be stopped: the parent's threads are not here."""
-        self._forked = self._forked or self._running or len(self._connections) > 0
-        self._running = False
-        self._changed = threading.Condition(threading.RLock())
-        self._stopping.clear()
-        for worker in self._workers:
-            worker.after_fork(self._changed)
-        self._workers.clear()
-        started_before = self._watches.thread is not None
-        self._completions = self._completion_worker()
-        self._watches = self._watch_worker(accepting=not started_before)
-        self._threads.after_fork()
-        self._connections.after_fork()
-        self._contexts.after_fork()
-        self._ledger.after_fork()
-
-    def _on_send_in_child(self) -> bool:
-        """Fail the request that was made in a child with an inherited client.
-
-        :returns: whether to ask again at the next one
-        """
-        result = self._made_in_child.pop(threading.get_ident(), None)
-        if self._forked and result is not None:
-            result.set_exception(_closed_by_fork())
-            self._close_inherited()
-        return self._forked
-
-    def _close_inherited(self) -> None:
-        """Have kazoo close the clients that a parent's threads served."""
-        if not self._connections.inherited:
-            return
-        # The callbacks of the parent's requests are the parent's to run.
-        self._completions.when_closed = _drop
-        try:
-            self._connections.close_inherited()
-        finally:
-            self._completions.when_closed = run_isolated
-
-
-def _closed_by_fork() -> ConnectionClosedError:
-    return ConnectionClosedError(
-        "The client belongs to the parent of this forked process; start() it here, or "
-        "make a new one"
-    )
-
-
-def _would_block_connection() -> BlockingCallError:
-    return BlockingCallError(
-        f"{calling_listener()} blocks in the client's connection thread, which alone "
-        "could end that; use the *_async methods there, or handler.spawn()"
-    )
+        return self._kazoo_seqthreading.connector.connect(
+            address, hostname, timeout, arguments
+        )
 
 
 def _check_options(

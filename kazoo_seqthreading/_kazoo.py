@@ -1,7 +1,9 @@
 """What is known here of kazoo's inside, in one place.
 
 Nothing in kazoo is replaced. These functions only recognise objects that kazoo hands
-to its handler; ``tests/test_kazoo_facts.py`` holds them against the installed kazoo.
+to its handler, and look at its queues; ``tests/test_kazoo_facts.py`` holds them against
+the installed kazoo. Where kazoo is not as expected, they say so, and the handler does
+without.
 """
 
 from __future__ import annotations
@@ -9,9 +11,11 @@ from __future__ import annotations
 import functools
 import re
 import sys
-from types import FunctionType
-from typing import Any
+from collections import deque
+from types import FunctionType, MethodType
+from typing import Any, Optional
 
+from kazoo.interfaces import IAsyncResult
 from kazoo.protocol.connection import ConnectionHandler
 
 _CHAIN_LINK = re.compile(r"KazooClient\.\w+_async\.<locals>\.")
@@ -44,9 +48,69 @@ def _unwrap(function: FunctionType) -> Any:
     return cells["function"].cell_contents if "function" in cells else None
 
 
-def is_connection_loop(func: Any) -> bool:
-    """Tell whether *func* is the routine of a client's connection thread."""
-    return getattr(func, "__func__", None) is ConnectionHandler.zk_loop
+def connection_of(func: Any) -> Optional[ConnectionHandler]:
+    """Return the connection if *func* is the routine of its connection thread."""
+    if type(func) is MethodType and func.__func__ is ConnectionHandler.zk_loop:
+        connection: Any = func.__self__
+        return connection  # type: ignore[no-any-return]
+    return None
+
+
+def has_queues(connection: ConnectionHandler) -> bool:
+    """Tell whether the connection's requests are where 2.8 to 2.11 have them."""
+    client = getattr(connection, "client", None)
+    return (
+        type(getattr(client, "_queue", None)) is deque
+        and type(getattr(client, "_pending", None)) is deque
+    )
+
+
+def in_flight(connection: ConnectionHandler) -> list[Any]:
+    """Return the results of the requests that wait for a reply, or to be sent."""
+    if not has_queues(connection):
+        return []
+    client = connection.client
+    return [entry[1] for entry in (*client._queue, *client._pending)]
+
+
+def results_behind(callback: Any) -> list[Any]:
+    """Return the results that a link of kazoo's own chains can complete."""
+    todo, found, seen = [callback], list[Any](), set[int]()
+    while todo:
+        obj = todo.pop()
+        if id(obj) in seen:
+            continue
+        seen.add(id(obj))
+        if issubclass(type(obj), IAsyncResult):
+            found.append(obj)
+        elif type(obj) is functools.partial:
+            todo += (obj.func, *obj.args)
+        elif type(obj) is FunctionType:
+            for cell in obj.__closure__ or ():
+                try:
+                    todo.append(cell.cell_contents)
+                except ValueError:
+                    pass  # empty
+    return found
+
+
+def is_set_by(connection: ConnectionHandler, event: object, forever: bool) -> bool:
+    """Tell whether it is the connection's thread that sets *event*.
+
+    :param forever: whether it is waited for without a time-out. kazoo's ``stop`` joins
+        that thread after it has waited for ``connection_stopped``, time-out or not.
+    """
+    if event is getattr(connection, "connection_stopped", None):
+        return True
+    return forever and event is getattr(connection.client, "_live", None)
+
+
+def unsent(connection: ConnectionHandler) -> bool:
+    """Tell whether a connection that stands has something to send."""
+    if not (has_queues(connection) and connection.client._live.is_set()):
+        return False
+    buffered = getattr(connection._socket, "unsent", None)
+    return bool(connection.client._queue) or bool(buffered is not None and buffered())
 
 
 def calling_listener() -> str:

@@ -4,125 +4,87 @@ Rules
 -----
 1. The first ``set`` or ``set_exception`` wins; a later one changes nothing and raises
    nothing.
-2. A link runs exactly once: it is either taken by the one that completes the result,
-   or, when it comes later, dispatched by the one that links it. A callback that
-   equals one still waiting is the same link.
-3. ``_lock`` guards the step from pending to complete, and ``_waiting`` until then: a
-   tuple, replaced and never changed, of the locks of the threads that wait and of the
-   links. Under it nothing is called, compared or freed that is not ours. It is
-   reentrant because a signal handler or a finalizer may complete another result in
-   the middle of it.
-4. Threads are woken before a user's link is dispatched, also those whose results this
-   thread has completed before.
-5. ``value`` is stored before ``_exception``, which alone tells that a result is
-   complete, so that readers need no lock.
-6. A complete result holds nothing that waited for it.
-7. Every ``get`` raises an exception of its own, a copy, so that tracebacks of several
-   threads never meet and never grow.
+2. A linked callback runs exactly once; equal ones, linked before the result is
+   complete, are one: they share a claim, which the first to run takes.
+3. No lock is held, by anybody, ever: a signal handler or a finalizer that interrupts a
+   method may call any other, and wait for it. Every step is one atomic operation of a
+   ``dict`` or a ``list``, and may be done again by the next who comes by:
 
-A link is a callback and a context. With a context, the callback is a user's: it goes
-to the handler's completion queue, to run in that context. Without, it is short, never
-blocks, and runs where the result is completed: kazoo's own chains, and what wakes
-futures and event loops.
+   - ``_outcomes.setdefault`` elects the outcome, and publishes it in the same step, so
+     that whoever loses can complete the result in place of the winner.
+   - ``value`` is stored before ``_exception``, which alone tells that a result is
+     complete. Only then are those who wait woken.
+   - Who waits appends itself to ``__waiting`` before it looks whether the result is
+     complete; who completes it looks at ``__waiting`` after that. One of them sees the
+     other. Entries are removed after they were woken: waking twice does no harm.
+
+4. Threads are woken before a user's callback is queued, also those whose results this
+   thread has completed before.
+5. A complete result holds nothing that waited for it.
+6. Every ``get`` raises an exception of its own, a copy, so that tracebacks of several
+   threads never meet and never grow.
+7. No method calls another one that a subclass may override, but for ``get_nowait``,
+   which calls ``get`` as kazoo's does.
+
+An entry of ``__waiting`` is the lock of a thread that waits, or a linked callback.
+Users' callbacks go to the handler's completion queue. Those without a context, kazoo's
+own chains and what wakes futures and event loops, run where the result is completed.
 """
 
 from __future__ import annotations
 
 import logging
 import reprlib
-import threading
 from _thread import LockType, allocate_lock
 from collections.abc import Callable, Generator
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Optional, TypeVar, Union
 
 from kazoo.interfaces import IAsyncResult
 
-from . import _fork
-from ._describe import describe
+from ._batch import flush_batch, release, wake
+from ._callbacks import LinkedCallback, check_callable, describe
+from ._connection_threads import current_connection
 from ._errors import TimeoutError
 from ._exceptions import private_copy
-from ._kazoo import is_chain_link
+from ._kazoo import in_flight, is_chain_link, results_behind
+from ._monitor import report
+from ._surroundings import warn_in_event_loop
+from ._waiting import check_timeout, would_block_connection
+from ._worker import queue_callback
 
 if TYPE_CHECKING:
     import concurrent.futures
 
     from kazoo.interfaces import IHandler
+    from kazoo.protocol.connection import ConnectionHandler
 
 T = TypeVar("T")
 Callback = Callable[["AsyncResult[T]"], Any]
-_Link = tuple["Callback[T]", Optional[Context]]
 
 _log = logging.getLogger("kazoo_seqthreading.result")
 
-_new = object.__new__
 #: A value may be large, and is not to fill a log.
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 200
 
+
+class _Pending:
+    def __repr__(self) -> str:
+        return "<pending>"
+
+
 #: What ``_exception`` holds until the result is complete.
-_PENDING: Any = type("_Pending", (), {"__repr__": lambda self: "<pending>"})()
+_PENDING: Any = _Pending()
 
-_lock = threading.RLock()
-_acquire, _release = _lock.acquire, _lock.release
+#: Outcomes that are elected and perhaps not stored yet: result, value and exception, by
+#: the result's id. The result is in it so that its id is not given to another one.
+_Outcome = tuple[object, Any, Optional[BaseException]]
+_outcomes: dict[int, _Outcome] = {}
 
-
-class _Batch(threading.local):
-    """The threads that a connection thread is about to wake."""
-
-    allowed = False  # in a connection thread alone
-    waiters: Optional[list[LockType]] = None  # None: they are woken at once
-
-
-_batch = _Batch()
-
-
-def allow_batches(allowed: bool) -> None:
-    """Say whether this thread is one that calls :func:`release_waiters`."""
-    stop_collecting()
-    _batch.allowed = allowed
-
-
-def collect_waiters() -> None:
-    """From now on in this thread, wake in :func:`release_waiters` who waits for values.
-
-    A thread that is woken at once would only wait for the interpreter's lock.
-    """
-    if _batch.allowed and _batch.waiters is None:
-        _batch.waiters = []
-
-
-def release_waiters() -> int:
-    """Wake those whose results this thread has completed; return how many."""
-    waiters = _batch.waiters
-    if not waiters:
-        return 0
-    _batch.waiters = []
-    for waiter in waiters:
-        waiter.release()
-    return len(waiters)
-
-
-def stop_collecting() -> None:
-    """Wake them, and from now on at once: user code may run in this thread."""
-    release_waiters()
-    _batch.waiters = None
-
-
-def check_timeout(timeout: Optional[float]) -> float:
-    """Return *timeout*, seconds or ``None``, as ``Lock.acquire`` wants it.
-
-    :raises TypeError: if it is not a number
-    :raises ValueError: if it is negative or not a number of seconds at all
-    """
-    if timeout is None:
-        return -1
-    if not isinstance(timeout, (int, float)):
-        raise TypeError(f"timeout must be a number or None, not {timeout!r}")
-    if not timeout >= 0:
-        raise ValueError(f"timeout must be non-negative, not {timeout!r}")
-    return min(timeout, threading.TIMEOUT_MAX)
+#: Tables of claims that are made and perhaps not stored yet, likewise.
+_new_claims: dict[int, tuple[object, dict[object, LockType]]] = {}
 
 
 class AsyncResult(IAsyncResult, Generic[T]):
@@ -141,35 +103,25 @@ class AsyncResult(IAsyncResult, Generic[T]):
     ``value`` is what was given to :meth:`set`; ``None`` before, and after an exception.
     """
 
-    __slots__ = ("_exception", "_handler", "_waiting", "value")
+    __slots__ = ("__claims", "__waiting", "_exception", "_handler", "value")
 
     value: Optional[T]
 
     def __init__(self, handler: IHandler) -> None:
-        if isinstance(handler, type) or not hasattr(handler, "completion_queue"):
-            raise TypeError(f"an AsyncResult needs a handler, not {handler!r}")
         self._handler: Any = handler
         self.value = None
         self._exception: Any = _PENDING
-        self._waiting: Optional[tuple[Union[LockType, _Link[T]], ...]] = None
-
-    @classmethod
-    def _of(cls, handler: IHandler) -> AsyncResult[T]:
-        """Return a result of what certainly is a handler, in less time."""
-        result: AsyncResult[T] = _new(cls)
-        result._handler = handler
-        result.value = None
-        result._exception = _PENDING
-        result._waiting = None
-        return result
+        self.__waiting: list[Union[LockType, LinkedCallback]] = []
+        self.__claims: Optional[dict[object, LockType]] = None  # of users' callbacks
 
     def __repr__(self) -> str:
-        if self._exception is _PENDING:
+        exception = self._exception
+        if exception is _PENDING:
             state = "pending"
-        elif self._exception is None:
+        elif exception is None:
             state = f"value={_short.repr(self.value)}"
         else:
-            state = f"exception={_short.repr(self._exception)}"
+            state = f"exception={_short.repr(exception)}"
         return f"<{type(self).__name__} {state}>"
 
     # -- state -------------------------------------------------------------------
@@ -190,27 +142,13 @@ class AsyncResult(IAsyncResult, Generic[T]):
 
     # -- completion ----------------------------------------------------------------
 
-    def set(
-        self, value: Optional[T] = None, _exception: Optional[BaseException] = None
-    ) -> None:
+    def set(self, value: Optional[T] = None) -> None:
         """Store the value, wake up the waiters, dispatch the callbacks.
 
         On a result that is ready already, nothing happens.
         """
-        try:  # twice as quick as a with statement, and this is the hottest of all
-            _acquire()
-            if self._exception is not _PENDING:
-                return
-            self.value = value
-            self._exception = _exception
-            waiting, self._waiting = self._waiting, None
-        finally:
-            try:
-                _release()
-            except RuntimeError:
-                pass  # a signal handler raised while it was waited for
-        if waiting is not None:
-            self._wake(waiting)
+        if self._exception is _PENDING:
+            self.__complete(value, None)
 
     def set_exception(
         self, exception: Union[BaseException, type[BaseException]]
@@ -222,26 +160,65 @@ class AsyncResult(IAsyncResult, Generic[T]):
 
         On a result that is ready already, nothing happens.
         """
-        if isinstance(exception, type) and issubclass(exception, BaseException):
-            try:
-                exception = exception()
-            except Exception as error:  # it wants arguments: let that be seen
-                exception = error
-        if not isinstance(exception, BaseException):
-            raise TypeError(f"not an exception: {exception!r}")
-        self.set(None, exception)
+        if not issubclass(type(exception), BaseException):
+            exception = _make_exception(exception)
+        if self._exception is _PENDING:
+            flush_batch()
+            self.__complete(None, exception)  # type: ignore[arg-type]
 
-    def _wake(self, waiting: tuple[Union[LockType, _Link[T]], ...]) -> None:
-        batch = _batch.waiters if self._exception is None else None
-        for waiter in waiting:
-            if type(waiter) is LockType:
-                if batch is None:
-                    waiter.release()
-                else:
-                    batch.append(waiter)
-        for link in waiting:
-            if type(link) is tuple:
-                self._dispatch(link)
+    def __complete(
+        self, value: Optional[T], exception: Optional[BaseException]
+    ) -> None:
+        key = id(self)
+        try:
+            outcome = _outcomes.setdefault(key, (self, value, exception))
+            self.__publish(outcome)
+        finally:
+            elected = _outcomes.get(key)
+            if elected is not None:  # a signal handler has raised in the middle of it
+                self.__publish(elected)
+
+    def __publish(self, outcome: _Outcome) -> None:
+        if self._exception is _PENDING:
+            _, self.value, self._exception = outcome
+        if self.__waiting:
+            self.__wake()
+        self.__claims = None
+        _outcomes.pop(id(self), None)
+
+    def __wake(self) -> None:
+        waiting = self.__waiting
+        for entry in tuple(waiting):
+            if type(entry) is LockType:
+                (wake if self._exception is None else release)(entry)
+        while True:  # another thread may do the same
+            try:
+                entry = waiting[0]
+            except IndexError:
+                return
+            if type(entry) is LinkedCallback:
+                self.__dispatch(entry)
+            try:
+                waiting.remove(entry)
+            except ValueError:
+                pass
+
+    def __dispatch(self, link: LinkedCallback) -> None:
+        if link.context is None:
+            try:
+                link()
+            except BaseException as error:
+                if not isinstance(error, Exception) and current_connection() is None:
+                    raise  # a signal handler's
+                report(
+                    _log.error,
+                    "Exception in %s",
+                    partial(describe, link),
+                    exc_info=error,
+                )
+            return
+        flush_batch()
+        queue_callback(self._handler, link)
 
     # -- waiting ---------------------------------------------------------------------
 
@@ -252,11 +229,12 @@ class AsyncResult(IAsyncResult, Generic[T]):
         :param timeout: how long to wait, in seconds; ``None`` waits for ever
         :raises TimeoutError: if there is nothing (in time)
         :raises TypeError, ValueError: if *timeout* makes no sense
-        :raises BlockingCallError: if it would wait in the client's connection thread
+        :raises BlockingCallError: if it would wait for ever, in a client's connection
+            thread, for what only that thread can bring
         :raises kazoo.exceptions.ConnectionClosedError: if it would wait, in a forked
             child, for what only the parent could deliver
         """
-        if self._exception is _PENDING and not (block and self._wait(timeout)):
+        if self._exception is _PENDING and not (block and self.__wait(timeout)):
             raise TimeoutError("no result in time" if block else "no result yet")
         if self._exception is None:
             return self.value  # type: ignore[return-value]
@@ -276,31 +254,48 @@ class AsyncResult(IAsyncResult, Generic[T]):
         :raises BlockingCallError: as :meth:`get`
         :raises kazoo.exceptions.ConnectionClosedError: as :meth:`get`
         """
-        return self._exception is not _PENDING or self._wait(timeout)
+        return self._exception is not _PENDING or self.__wait(timeout)
 
-    def _wait(self, timeout: Optional[float]) -> bool:
+    def __wait(self, timeout: Optional[float]) -> bool:
         limit = check_timeout(timeout)
-        check = getattr(self._handler, "_check_wait", None)  # not every handler has it
-        if check is not None:
-            check(blocks=limit != 0)
+        core = getattr(self._handler, "_kazoo_seqthreading", None)
+        if core is not None:  # another handler has none
+            core.check_fork()
+        if limit != 0:
+            connection = current_connection()
+            if connection is None:
+                warn_in_event_loop()
+            else:
+                if limit < 0 and self.__needs(connection):
+                    raise would_block_connection()
+                flush_batch()
         waiter = allocate_lock()
         waiter.acquire()
-        with _lock:
-            if self._exception is not _PENDING:
-                return True
-            self._waiting = (*(self._waiting or ()), waiter)
+        waiting = self.__waiting
         try:
-            waiter.acquire(True, limit)
-        finally:
+            waiting.append(waiter)
             if self._exception is _PENDING:
-                self._forget(waiter)
+                waiter.acquire(True, limit)
+        finally:
+            try:
+                waiting.remove(waiter)
+            except ValueError:
+                pass  # it was woken
         return self._exception is not _PENDING
 
-    def _forget(self, waiter: LockType) -> None:
-        with _lock:
-            waiting = self._waiting
-            if waiting is not None:
-                self._waiting = tuple(one for one in waiting if one is not waiter)
+    def __needs(self, connection: ConnectionHandler) -> bool:
+        """Tell whether a reply to *connection* completes this result, or a chain."""
+        todo, seen = in_flight(connection), set[int]()
+        while todo:
+            result = todo.pop()
+            if result is self:
+                return True
+            if issubclass(type(result), AsyncResult) and id(result) not in seen:
+                seen.add(id(result))
+                for entry in tuple(result.__waiting):
+                    if type(entry) is LinkedCallback and entry.context is None:
+                        todo += results_behind(entry.func)
+        return False
 
     # -- links -----------------------------------------------------------------------
 
@@ -311,55 +306,55 @@ class AsyncResult(IAsyncResult, Generic[T]):
             :class:`contextvars.Context` of this call; on a stopped handler in the
             thread that completes the result (or in this one, if it is ready)
         :raises TypeError: if it is not callable
-        """
-        if not callable(callback):
-            raise TypeError(f"a callback must be callable, not {callback!r}")
-        self.link(callback, None if is_chain_link(callback) else copy_context())
 
-    def link(self, callback: Callback[T], context: Optional[Context]) -> None:
-        """Link *callback*; without a *context* it runs where the result completes."""
-        while self._exception is _PENDING:
-            waiting = self._waiting
-            if waiting is not None and any(
-                type(one) is tuple and one[0] == callback for one in waiting
-            ):
-                return
-            link = (callback, context)
-            with _lock:
-                if self._exception is _PENDING and self._waiting is waiting:
-                    self._waiting = (link,) if waiting is None else (*waiting, link)
-                    return
-        self._dispatch((callback, context))
+        A callback that equals one that is linked already is the same link.
+        """
+        check_callable(callback)
+        if is_chain_link(callback):
+            self.__link(LinkedCallback(callback, None, self))
+            return
+        claim = self.__claim_of(callback) if self._exception is _PENDING else None
+        self.__link(LinkedCallback(callback, copy_context(), self, claim))
+
+    def __claim_of(self, callback: Callback[T]) -> LockType:
+        """Return the claim that all links equal to *callback* share."""
+        claims = self.__claims
+        if claims is None:
+            _, claims = _new_claims.setdefault(id(self), (self, {}))
+            if self.__claims is None:  # else another thread has done the same
+                self.__claims = claims
+            _new_claims.pop(id(self), None)
+            elected = self.__claims  # which may be empty yet
+            claims = claims if elected is None else elected
+        key: object = callback
+        try:
+            hash(callback)
+        except Exception:
+            key = _Unhashable(callback)
+        return claims.setdefault(key, allocate_lock())
+
+    def __link(self, link: LinkedCallback) -> None:
+        self.__waiting.append(link)
+        if self._exception is not _PENDING:
+            self.__wake()
+            self.__claims = None
 
     def unlink(self, callback: Callback[T]) -> None:
         """Take back a callback given to :meth:`rawlink`.
 
         A callback that is not linked, or whose result is ready, is left alone.
         """
-        while self._exception is _PENDING:
-            waiting = self._waiting
-            if waiting is None:
-                return
-            kept = tuple(
-                one
-                for one in waiting
-                if not (type(one) is tuple and one[0] == callback)
-            )
-            with _lock:
-                if self._waiting is waiting:
-                    self._waiting = kept
-                    return
-
-    def _dispatch(self, link: _Link[T]) -> None:
-        callback, context = link
-        if context is not None:
-            release_waiters()
-            self._handler.completion_queue.put(partial(context.run, callback, self))
+        if self._exception is not _PENDING:
             return
+        for entry in tuple(self.__waiting):
+            if type(entry) is LinkedCallback and entry.func == callback:
+                self.__unlink(entry)
+
+    def __unlink(self, link: LinkedCallback) -> None:
         try:
-            callback(self)
-        except BaseException:
-            _log.exception("Exception in %s", describe(callback))
+            self.__waiting.remove(link)
+        except ValueError:
+            pass  # it was dispatched
 
     # -- other worlds ------------------------------------------------------------------
 
@@ -368,24 +363,40 @@ class AsyncResult(IAsyncResult, Generic[T]):
         if self._exception is _PENDING:
             from ._asyncio import wait_in_loop
 
-            yield from wait_in_loop(self)
-        return self.get(block=False)
+            yield from wait_in_loop(self, self.__link, self.__unlink)
+        if self._exception is None:
+            return self.value  # type: ignore[return-value]
+        raise private_copy(self._exception)
 
     def as_future(self) -> concurrent.futures.Future[T]:
         """Return a future that completes as this result does.
 
         It is the same one at every call. Cancelling it leaves the request alone. Its
-        own callbacks run in the thread that completes the result, usually the
-        client's connection thread: they must not block.
+        own callbacks run in the handler's completion worker, as those of the result.
         """
         from ._futures import future_of
 
-        return future_of(self)
+        return future_of(self, self.__link)
 
 
-@_fork.in_child
-def _after_fork() -> None:
-    global _lock, _acquire, _release, _batch
-    _lock = threading.RLock()  # another thread may have held it
-    _acquire, _release = _lock.acquire, _lock.release
-    _batch = _Batch()  # a connection thread may have forked
+class _Unhashable:
+    """A callback that cannot be a key, as one."""
+
+    def __init__(self, callback: object) -> None:
+        self._callback = callback
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is _Unhashable and bool(self._callback == other._callback)
+
+
+def _make_exception(exception: Any) -> BaseException:
+    """Return an instance of the exception class *exception*."""
+    if isinstance(exception, type) and issubclass(exception, BaseException):
+        try:
+            return exception()
+        except Exception as error:  # it wants arguments: let that be seen
+            return error
+    raise TypeError(f"not an exception, but of type {type(exception).__name__}")

@@ -6,17 +6,14 @@ Where there is no ``select.poll`` (on Windows), ``select.select`` does it.
 from __future__ import annotations
 
 import errno
-import os
 import select as _system
 import threading
 from collections.abc import Iterable, Sequence
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Any, Optional
 
-from ._result import check_timeout
-
-if TYPE_CHECKING:
-    from ._wakeup import WakeUp
+from ._waiting import check_timeout
+from ._wakeup import WakeupReader
 
 Lists = tuple[list[Any], list[Any], list[Any]]
 
@@ -57,17 +54,21 @@ def select(
     deadline = None if timeout is None else monotonic() + timeout
     while True:
         buffered = [obj for obj in rlist if _pending(obj)]
-        wakeups = [obj for obj in rlist if hasattr(obj, "fall_asleep")]
-        asleep = [wakeup for wakeup in wakeups if wakeup.fall_asleep()]
+        wakeups = [
+            obj for obj in rlist if type(obj) is WakeupReader and obj.client is not None
+        ]
+        asleep = [wakeup for wakeup in wakeups if wakeup.begin_sleep()]
         left = 0.0 if buffered or len(asleep) < len(wakeups) else _left(deadline)
         wait = _by_poll if HAVE_POLL else _by_select
         try:
             readable, writable, urgent = wait(rlist, wlist, xlist, left)
         finally:
             for wakeup in asleep:
-                wakeup.wake_up(rung=True)
-        # A wake-up may ring for what another thread has taken meanwhile.
-        ready = {id(obj) for obj in readable if obj not in wakeups or _pending(obj)}
+                wakeup.end_sleep()
+                wakeup.drain()
+        # A wake-up may be late: what woke for it has been sent.
+        ready = {id(obj) for obj in readable if obj not in wakeups or obj.client._queue}
+        ready.update(id(wakeup) for wakeup in wakeups if wakeup.client._queue)
         ready.update(map(id, buffered))
         if ready or writable or urgent or not readable or _left(deadline) == 0:
             return [obj for obj in rlist if id(obj) in ready], writable, urgent
@@ -155,19 +156,21 @@ class Poller:
     :param fd: the connection's descriptor; it waits for replies
     """
 
+    #: Whether bytes that woke once wake no more, so that they need not be taken out.
+    edge_triggered = False
+
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._registered: Optional[tuple[bool, Optional[WakeUp]]] = None
+        self._registered: Optional[tuple[bool, Optional[WakeupReader]]] = None
 
     def poll(
-        self, writing: bool, wakeup: Optional[WakeUp], timeout: Optional[float]
+        self, writing: bool, wakeup: Optional[WakeupReader], timeout: Optional[float]
     ) -> tuple[bool, bool]:
         """Sleep until something happens.
 
         :param writing: whether the connection waits to be writable, too
         :param timeout: in seconds; ``None`` waits for ever
-        :returns: whether the connection can be read, and whether *wakeup* has to be
-            made quiet
+        :returns: whether the connection can be read, and whether *wakeup* can
         :raises OSError: if a descriptor is closed
         """
         wanted = (writing, wakeup)
@@ -179,7 +182,7 @@ class Poller:
     def close(self) -> None:
         """Release what the system keeps for it."""
 
-    def _register(self, writing: bool, wakeup: Optional[WakeUp]) -> None:
+    def _register(self, writing: bool, wakeup: Optional[WakeupReader]) -> None:
         raise NotImplementedError
 
     def _poll(self, timeout: Optional[float]) -> tuple[bool, bool]:
@@ -189,19 +192,19 @@ class Poller:
 class SelectPoller(Poller):
     """For systems without ``poll``."""
 
-    def _register(self, writing: bool, wakeup: Optional[WakeUp]) -> None:
+    def _register(self, writing: bool, wakeup: Optional[WakeupReader]) -> None:
         self._reading = [self._fd] if wakeup is None else [self._fd, wakeup.fileno()]
         self._writing = [self._fd] if writing else []
 
     def _poll(self, timeout: Optional[float]) -> tuple[bool, bool]:
         readable, _, _ = _by_select(self._reading, self._writing, [], timeout)
-        return self._fd in readable, self._reading[-1] in readable
+        return self._fd in readable, any(fd != self._fd for fd in readable)
 
 
 class PollPoller(Poller):
-    """For systems without ``epoll`` or without ``eventfd``."""
+    """For systems without ``epoll``."""
 
-    def _register(self, writing: bool, wakeup: Optional[WakeUp]) -> None:
+    def _register(self, writing: bool, wakeup: Optional[WakeupReader]) -> None:
         self._object = _system.poll()
         mask = _system.POLLIN | (_system.POLLOUT if writing else 0)
         self._object.register(self._fd, mask)
@@ -209,30 +212,36 @@ class PollPoller(Poller):
             self._object.register(wakeup, _system.POLLIN)
 
     def _poll(self, timeout: Optional[float]) -> tuple[bool, bool]:
-        readable = rung = False
+        readable = woken = False
         for fd, events in self._object.poll(_milliseconds(timeout)):
             if events & _system.POLLNVAL:
                 raise OSError(errno.EBADF, f"descriptor {fd} is closed")
             if fd != self._fd:
-                rung = True
+                woken = True
             elif events & ~_system.POLLOUT:
                 readable = True
-        return readable, rung
+        return readable, woken
 
 
 class EpollPoller(Poller):
-    """Edge-triggered for the wake-up, which so need not be read to be quiet."""
+    """Keeps its registrations in the kernel."""
+
+    edge_triggered = True
 
     def __init__(self, fd: int) -> None:
         super().__init__(fd)
         self._object = _system.epoll()
-        self._object.register(fd, 0)
+        try:
+            self._object.register(fd, 0)
+        except BaseException:
+            self._object.close()
+            raise
 
     def close(self) -> None:
         """Close the descriptor; in a forked child the parent's stays as it is."""
         self._object.close()
 
-    def _register(self, writing: bool, wakeup: Optional[WakeUp]) -> None:
+    def _register(self, writing: bool, wakeup: Optional[WakeupReader]) -> None:
         mask = _system.EPOLLIN | (_system.EPOLLOUT if writing else 0)
         self._object.modify(self._fd, mask)
         old = None if self._registered is None else self._registered[1]
@@ -243,14 +252,17 @@ class EpollPoller(Poller):
                 self._object.register(wakeup, _system.EPOLLIN | _system.EPOLLET)
 
     def _poll(self, timeout: Optional[float]) -> tuple[bool, bool]:
+        readable = woken = False
         for fd, events in self._object.poll(timeout, 2):
-            if fd == self._fd and events & ~_system.EPOLLOUT:
-                return True, False
-        return False, False
+            if fd != self._fd:
+                woken = True
+            elif events & ~_system.EPOLLOUT:
+                readable = True
+        return readable, woken
 
 
 def make_poller(fd: int) -> Poller:
     """Return the best poller that the system has, for the connection *fd*."""
-    if hasattr(_system, "epoll") and hasattr(os, "eventfd"):
+    if hasattr(_system, "epoll"):
         return EpollPoller(fd)
     return PollPoller(fd) if HAVE_POLL else SelectPoller(fd)

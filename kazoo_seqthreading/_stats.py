@@ -1,14 +1,13 @@
 """What a handler has done so far: counters, and snapshots of them.
 
 Each set of counters has one writer at a time, so that counting takes no lock: a
-:class:`Tally` belongs to the worker that runs, a :class:`Traffic` to a connection or
-a wake-up channel. The lock of a :class:`Ledger` guards which of them are open, and
-the totals of those that are not.
+:class:`Tally` belongs to the worker that runs, a :class:`Traffic` to a connection
+thread.
 """
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Iterable
 from typing import NamedTuple, Optional
 
 
@@ -43,16 +42,15 @@ class Stats(NamedTuple):
     :param running: whether the handler is started
     :param completions: the queue of the callbacks of results
     :param watches: the queue of watch events
-    :param connections_made: connections to servers that were made
-    :param connections_failed: attempts at one that failed
+    :param connections_made: connections to servers that connection threads made
+    :param connections_failed: their attempts that failed
     :param requests: requests sent, heartbeats among them
     :param replies: replies received; watch events do not count
     :param bytes_sent: as they go over the network, with what TLS adds
     :param bytes_received: likewise
     :param wake_ups: how often a request had to wake a connection thread
-    :param system_calls_saved: sends and receives that one by one would have taken
-    :param spawned_threads: threads of ``spawn`` that live now, idle ones among them;
-        connection threads do not count
+    :param spawned_threads: threads of ``spawn`` that run now; connection threads do
+        not count
 
     The counters only ever grow, over restarts, too.
 
@@ -71,7 +69,6 @@ class Stats(NamedTuple):
     bytes_sent: int
     bytes_received: int
     wake_ups: int
-    system_calls_saved: int
     spawned_threads: int
 
 
@@ -95,59 +92,20 @@ class Tally:
 
 
 class Traffic:
-    """What went over one connection, written by its thread."""
+    """What a connection thread did, over all its connections."""
 
     def __init__(self) -> None:
         self.bytes_in = self.bytes_out = 0
         self.receives = self.sends = 0
         self.requests = self.replies = 0
         self.wake_ups = 0
+        self.connections_made = self.connections_failed = 0
 
-    def add(self, other: Traffic) -> None:
-        """Add another one's counters."""
-        for name, count in vars(other).items():
-            setattr(self, name, getattr(self, name) + count)
-
-
-class Ledger:
-    """The traffic of all connections that a handler has or had."""
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._closed = Traffic()
-        self._open: dict[int, Traffic] = {}
-        self.made = self.failed = 0  # connection attempts
-
-    def connected(self, made: bool) -> None:
-        """Count a connection that was made, or was not."""
-        with self._lock:
-            if made:
-                self.made += 1
-            else:
-                self.failed += 1
-
-    def open(self) -> Traffic:
-        """Return new counters."""
-        traffic = Traffic()
-        with self._lock:
-            self._open[id(traffic)] = traffic
-        return traffic
-
-    def close(self, traffic: Traffic) -> None:
-        """Add counters that change no more to the total, once."""
-        with self._lock:
-            if self._open.pop(id(traffic), None) is not None:
-                self._closed.add(traffic)
-
-    def total(self) -> Traffic:
-        """Return the sum of all counters."""
-        total = Traffic()
-        with self._lock:
-            total.add(self._closed)
-            for traffic in self._open.values():
-                total.add(traffic)
+    @classmethod
+    def total(cls, traffics: Iterable[Traffic]) -> Traffic:
+        """Return the sum of the counters."""
+        total = cls()
+        for traffic in traffics:
+            for name, count in vars(traffic).items():
+                setattr(total, name, getattr(total, name) + count)
         return total
-
-    def after_fork(self) -> None:
-        """Forget a lock that another thread may have held."""
-        self._lock = threading.RLock()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from typing import Any
 
 from ._errors import BlockingCallWarning
 
@@ -45,12 +46,23 @@ def _decode(options: object) -> set[str]:
     }
 
 
+_asyncio: Any = None  #: the module, once it has been imported
+_modules = 0  #: how many there were when it was last looked for
+
+
 def warn_in_event_loop() -> None:
     """Warn of a blocking call where an asyncio event loop in debug mode runs."""
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is None:
-        return
-    loop = asyncio._get_running_loop()
+    global _asyncio, _modules
+    if _asyncio is None:
+        # Not at every call: a thread that the end of the interpreter freezes may have
+        # the lock that the free-threaded build puts before the dictionary.
+        if len(sys.modules) == _modules:
+            return
+        _modules = len(sys.modules)
+        _asyncio = sys.modules.get("asyncio")
+        if _asyncio is None:
+            return
+    loop = _asyncio._get_running_loop()
     if loop is not None and loop.get_debug():
         warnings.warn(
             "a blocking ZooKeeper call holds up the event loop of this thread; await "

@@ -1,66 +1,89 @@
-"""Events and locks that survive a fork and refuse to wait for ever.
+"""Events and locks that survive a fork.
 
 They are what kazoo and its recipes get from ``event_object()``, ``lock_object()`` and
 ``rlock_object()``. In a forked child a lock is free, unless the thread that forked
 holds it, and an event that waited for the parent's threads says that they are gone.
-The lock of an event is reentrant: a signal handler may set it in the middle of a
-``set``.
 """
 
 from __future__ import annotations
 
 import threading
-from types import TracebackType
+import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Optional
 
 from . import _fork
-from ._result import check_timeout, stop_collecting
+from ._batch import end_batch
+from ._connection_threads import current_connection
+from ._kazoo import is_set_by
+from ._waiting import check_timeout, would_block_connection
 
 if TYPE_CHECKING:
-    from ._handler import SequentialThreadingHandler
+    from ._core import Core
 
 
-#: Guards the step of an event or a lock into the child, where several threads may use
-#: it for the first time. No other code runs under it.
-_renewing = threading.RLock()
+class Condition(threading.Condition):
+    """A reentrant condition that no signal handler leaves locked.
+
+    A ``with`` statement calls the methods of its lock, which are not Python code: no
+    signal handler can raise before one has released it, or when one has acquired it.
+    """
+
+    def __init__(self) -> None:
+        lock = threading.RLock()
+        super().__init__(lock)
+        self.__lock = lock
+
+    @property
+    def __enter__(self) -> Callable[[], bool]:
+        return self.__lock.__enter__
+
+    @property
+    def __exit__(self) -> Callable[..., None]:  # noqa: PLE0302
+        return self.__lock.__exit__
 
 
 class Event(threading.Event):
     """A :class:`threading.Event` that knows the threads which can set it.
 
-    kazoo's connection thread clears an event and sets it when it connects or ends.
-    Waiting for it in that same thread would never end: it raises
-    :exc:`~kazoo_seqthreading.BlockingCallError`. In a forked child that thread does
-    not exist: the first look at such an event lets kazoo close its inherited client.
+    kazoo's connection thread sets an event when it ends. Waiting for that in the same
+    thread would never end: it raises :exc:`~kazoo_seqthreading.BlockingCallError`. In
+    a forked child that thread does not exist: the first look at an event that it has
+    changed lets kazoo close its inherited client.
+
+    The event's own lock is reentrant: a signal handler may set it in the middle of a
+    ``set``.
     """
 
-    def __init__(self, handler: SequentialThreadingHandler) -> None:
+    def __init__(self, core: Core) -> None:
         super().__init__()
-        self._cond = threading.Condition(threading.RLock())
-        self._handler = handler
-        self._changed_by: Optional[int] = None  # who called set or clear last
-        self._born = self._generation = _fork.generation
+        self._cond = Condition()
+        self.__core = core
+        self.__changed_by: Optional[int] = None  # who called set or clear last
+        self.__inherited = False  # from a parent, and not looked at since
+        self.__made_in = _fork.generation
+        _fork.register(self)
 
     def is_set(self) -> bool:
         """Return ``True`` if the event is set."""
-        if self._generation != _fork.generation:
-            self._after_fork()
-        return self._handler._connections.pretend_stopped() or super().is_set()
+        if self.__inherited:
+            self.__close_inherited()
+        return super().is_set()
 
     def set(self) -> None:
         """Set the event and wake up all who wait for it."""
-        if self._generation != _fork.generation:
-            self._after_fork()
-        stop_collecting()  # kazoo calls the state listeners next
-        self._changed_by = threading.get_ident()
+        if self.__inherited:
+            self.__close_inherited()
+        end_batch()  # kazoo calls the state listeners next
+        self.__changed_by = threading.get_ident()
         super().set()
 
     def clear(self) -> None:
         """Reset the event."""
-        if self._generation != _fork.generation:
-            self._after_fork()
-        stop_collecting()  # kazoo calls the state listeners next
-        self._changed_by = threading.get_ident()
+        if self.__inherited:
+            self.__close_inherited()
+        end_batch()  # kazoo calls the state listeners next
+        self.__changed_by = threading.get_ident()
         super().clear()
 
     def wait(self, timeout: Optional[float] = None) -> bool:
@@ -73,48 +96,40 @@ class Event(threading.Event):
         """
         if isinstance(timeout, (int, float)) and timeout < 0:
             timeout = 0  # as threading has it
-        check_timeout(timeout)
+        limit = check_timeout(timeout)
         if self.is_set():
             return True
-        self._handler._check_event_wait(self._changed_by, self._born)
+        if self.__made_in != _fork.generation:
+            self.__core.check_fork()
+        connection = current_connection()
+        if connection is not None and is_set_by(connection, self, limit < 0):
+            raise would_block_connection()
         return super().wait(timeout)
 
-    def _after_fork(self) -> None:
-        with _renewing:
-            if self._generation == _fork.generation:
-                return
-            changed_by = self._changed_by
-            # Another thread may have held the event's own lock.
-            self._cond = threading.Condition(threading.RLock())
-            self._generation = _fork.generation
-        if changed_by in self._handler._connections.inherited:
-            self._handler._close_inherited()
+    def after_fork(self) -> None:
+        """Replace the event's own lock, which another thread may have held."""
+        self._cond = Condition()
+        self.__inherited = True
+
+    def __close_inherited(self) -> None:
+        self.__inherited = False
+        if self.__changed_by in self.__core.connections.inherited:
+            self.__core.close_inherited()
 
 
 class Lock:
     """A lock, :class:`threading.Lock` by interface, that is free in a forked child."""
 
-    _factory: Any = staticmethod(threading.Lock)
-
     def __init__(self) -> None:
-        self._lock = self._factory()
-        self._owner: Optional[int] = None
-        self._generation = _fork.generation
-
-    def _current(self) -> Any:
-        if self._generation != _fork.generation:
-            with _renewing:
-                if self._generation != _fork.generation:
-                    if self._owner != _fork.survivor:
-                        self._lock = self._factory()
-                    self._generation = _fork.generation
-        return self._lock
+        self.__lock = threading.Lock()
+        self.__owner: Optional[int] = None
+        _fork.register(self)
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """Acquire the lock; *timeout* is in seconds, -1 waits for ever."""
-        acquired: bool = self._current().acquire(blocking, timeout)
+        acquired = self.__lock.acquire(blocking, timeout)
         if acquired:
-            self._owner = threading.get_ident()
+            self.__owner = threading.get_ident()
         return acquired
 
     def release(self) -> None:
@@ -122,71 +137,45 @@ class Lock:
 
         :raises RuntimeError: if it is not held
         """
-        lock, owner = self._current(), self._owner
-        self._owner = None  # first: who acquires it next says so after that
+        owner = self.__owner
+        self.__owner = None  # before that: the next owner sets it after acquiring
         try:
-            lock.release()
+            self.__lock.release()
         except BaseException:
-            self._owner = owner
+            self.__owner = owner
             raise
 
     def locked(self) -> bool:
         """Tell whether anybody holds the lock."""
-        held: bool = self._current().locked()
-        return held
+        return self.__lock.locked()
 
     def __enter__(self) -> bool:
         return self.acquire()
 
-    def __exit__(
-        self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.release()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._current()!r}>"
+        return f"<Lock {self.__lock!r}>"
+
+    def after_fork(self) -> None:
+        """Be free, unless this thread, the one that forked, holds the lock."""
+        if self.__owner != threading.get_ident():
+            self.__lock = threading.Lock()
 
 
-class RLock(Lock):
-    """A reentrant :class:`Lock`, :class:`threading.RLock` by interface."""
+def make_rlock() -> threading.RLock:
+    """Return a reentrant lock; in a forked child it is free, as :class:`Lock` is."""
+    lock = threading.RLock()
+    _rlocks.add(lock)
+    return lock
 
-    _factory: Any = staticmethod(threading.RLock)
 
-    def release(self) -> None:
-        """Release the lock once.
-
-        :raises RuntimeError: if another thread holds it, or none
-        """
-        super().release()
-        if self._lock._is_owned():
-            self._owner = threading.get_ident()
-
-    def locked(self) -> bool:
-        """Tell whether another thread holds the lock."""
-        if self._current().acquire(blocking=False):
-            self._current().release()
-            return False
-        return True
-
-    # what threading.Condition asks of a reentrant lock
-
-    def _is_owned(self) -> bool:
-        owned: bool = self._current()._is_owned()
-        return owned
-
-    def _release_save(self) -> Any:
-        self._owner = None
-        return self._current()._release_save()
-
-    def _acquire_restore(self, state: Any) -> None:
-        self._current()._acquire_restore(state)
-        self._owner = threading.get_ident()
+_rlocks: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 @_fork.in_child
 def _after_fork() -> None:
-    global _renewing
-    _renewing = threading.RLock()
+    for lock in list(_rlocks):
+        if not lock._is_owned():
+            lock._at_fork_reinit()

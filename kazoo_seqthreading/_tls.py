@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import ssl
-import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple, Optional, Union
 
@@ -34,7 +33,6 @@ class Contexts:
     """Contexts made of kazoo's arguments, and kept until a file changes on disk."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._made: dict[Arguments, tuple[object, ssl.SSLContext]] = {}
 
     def get(self, arguments: Arguments) -> ssl.SSLContext:
@@ -46,27 +44,23 @@ class Contexts:
         """
         if arguments.check_hostname and not arguments.verify_certs:
             raise ValueError("check_hostname needs verify_certs")
+        if not (arguments.certfile and arguments.keyfile):  # kazoo ignores one alone
+            arguments = arguments._replace(certfile=None, keyfile=None)
         # Looked at before they are read: a change in between is seen next time.
         signature = tuple(
             _signature(path)
             for path in (arguments.ca, arguments.certfile, arguments.keyfile)
         )
-        with self._lock:
-            made = self._made.get(arguments)
+        made = self._made.get(arguments)
         if made is not None and made[0] == signature:
             return made[1]
         context = _make(arguments)
-        with self._lock:
-            self._made[arguments] = (signature, context)
+        self._made[arguments] = (signature, context)
         return context
-
-    def after_fork(self) -> None:
-        """Forget a lock that another thread may have held."""
-        self._lock = threading.Lock()
 
 
 def _signature(path: Optional[str]) -> object:
-    if path is None:
+    if not path:
         return None
     status = os.stat(path)
     return status.st_mtime_ns, status.st_size, status.st_ino

@@ -1,184 +1,170 @@
 """The wake-up channel: from the threads that make requests to the connection thread.
 
-kazoo sends one byte into it for every request, and takes one out for every request
-that it has written to the server. Here a byte is an entry in a deque; a system call
-is made only if the connection thread sleeps.
+kazoo sends one byte into it for every request, and takes one out for every request that
+it has written to the server. Here the client's queue says what waits to be sent, and a
+byte is only sent while the connection thread sleeps.
 
-Rules
------
-1. ``send`` neither blocks nor fills up, whatever waits; it raises only when the channel
-   is closed.
-2. A request is never left behind: it is counted before the sleeper is looked at, and
-   who wants to sleep says so before it looks at the count. Both under ``_lock``, which
-   also keeps a closed descriptor from being written to.
-3. In a forked child the channel has a descriptor of its own.
+1. ``send`` takes no lock, never blocks and never fills up; it raises only when the
+   channel is closed.
+2. No request is left behind: kazoo queues it before it calls ``send``, which then looks
+   whether the connection thread sleeps; that thread says that it will sleep before it
+   looks at the queue. A caller that is interrupted between the two delays its own
+   request, and no other. One byte is sent for each sleep, whose number tells a caller
+   that comes late from one that has to wake.
+3. Where ``select`` is overridden, a byte is sent with every request, and the reader is
+   readable while one waits. Where the client is not known, the ends are what they are:
+   a pair of sockets.
+4. In a forked child ``send`` fails what was requested there.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
-import threading
-from collections import deque
 from collections.abc import Callable
-from typing import Union
+from typing import Any, Union
 
 from . import _fork
-from ._stats import Ledger
+
+#: What :attr:`Channel.sleep` is while no connection thread sleeps: it is awake; no
+#: client is known; the client is a parent's; ``select`` was not called yet, and may be
+#: overridden.
+AWAKE, UNATTACHED, INHERITED, PLAIN = 0, -1, -2, -3
 
 
-class _Bell:
-    """A descriptor that becomes readable when it is rung."""
+class Channel:
+    """What the two ends share.
 
-    def __init__(self) -> None:
-        self._pair: tuple[socket.socket, ...] = ()
-        self._fd = -1
-        if hasattr(os, "eventfd"):
-            self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        else:
-            self._pair = socket.socketpair()
-            for end in self._pair:
-                end.setblocking(False)
-            self._fd = self._pair[0].fileno()
-
-    def fileno(self) -> int:
-        return self._fd
-
-    def ring(self) -> None:
-        try:
-            if self._pair:
-                self._pair[1].send(b"\0")
-            else:
-                os.eventfd_write(self._fd, 1)
-        except BlockingIOError:
-            pass  # it rings already
-
-    def quiet(self) -> None:
-        try:
-            if self._pair:
-                self._pair[0].recv(4096)
-            else:
-                os.eventfd_read(self._fd)
-        except BlockingIOError:
-            pass
-
-    def close(self) -> None:
-        fd, self._fd = self._fd, -1
-        for end in self._pair:
-            end.close()
-        if fd >= 0 and not self._pair:
-            os.close(fd)
-
-    __del__ = close
-
-
-class WakeUp:
-    """The channel; kazoo gets it twice, as the end to read and as the end to write.
-
-    :param ledger: counts the wake-ups
-    :param in_child: called by ``send`` in a forked child, while it returns ``True``
+    :param on_send_in_child: called by ``send`` in a forked child with the client's
+        queue
     """
 
-    def __init__(self, ledger: Ledger, in_child: Callable[[], bool]) -> None:
-        self._bell = _Bell()
-        self._ledger = ledger
-        self._traffic = ledger.open()
-        self.requests: deque[int] = deque()
-        self._lock = threading.RLock()
-        self._sleepers = 0  # guarded by _lock, as the next
-        self._rung = False  # whether they have been woken
-        self._in_child = in_child
-        self._forked = False
-        self._closed = False
+    def __init__(self, on_send_in_child: Callable[[Any], None]) -> None:
+        self.client: Any = None
+        self.reader: Any = None  # the two ends, while a client is known
+        self.writer: Any = None
+        self.sleep = UNATTACHED  # the number of the connection thread's sleep
+        self.sleeps = 0  # how many there were
+        self.woken = 0  # the number of the last one that a byte has ended
+        self.on_send_in_child = on_send_in_child
         _fork.register(self)
 
-    # -- the threads that make requests ----------------------------------------------
+    def after_fork(self) -> None:
+        """Remember that the connection thread is the parent's."""
+        if self.client is not None:
+            self.sleep = INHERITED
 
-    def send(self, data: Union[bytes, memoryview]) -> int:
-        """Count a request for each byte, and wake the connection thread if it sleeps.
 
-        :returns: the number of bytes, all of them
-        :raises OSError: if the channel is closed; kazoo then fails the request
-        """
-        self.requests.extend(data)
-        try:  # quicker than a with statement
-            self._lock.acquire()
-            if self._closed:
-                raise OSError(errno.EBADF, "the wake-up channel is closed")
-            if self._sleepers and not self._rung:
-                self._rung = True
-                self._traffic.wake_ups += 1
-                self._bell.ring()
-        finally:
-            try:
-                self._lock.release()
-            except RuntimeError:
-                pass  # a signal handler raised while it was waited for
-        if self._forked:
-            self._forked = self._in_child()
-        return len(data)
+class WakeupReader(socket.socket):
+    """The end that the connection thread polls."""
 
-    def recv(self, size: int) -> bytes:
-        """Take back a byte, whatever *size* allows.
+    channel: Channel
+    client: Any = None  #: whose queue says what waits; ``None`` while not attached
 
-        :raises BlockingIOError: if there is none
-        """
+    def begin_sleeps(self) -> None:
+        """Have ``send`` do without a byte while this thread is awake."""
+        if self.channel.sleep == PLAIN:
+            self.channel.sleep = AWAKE
+
+    def begin_sleep(self) -> bool:
+        """Have ``send`` wake this thread; ``False`` if a request waits already."""
+        channel = self.channel
+        channel.sleeps += 1
+        channel.sleep = channel.sleeps
+        if self.client._queue:
+            channel.sleep = AWAKE
+            return False
+        return True
+
+    def end_sleep(self) -> None:
+        """Have ``send`` wake nobody."""
+        self.channel.sleep = AWAKE
+
+    def drain(self, size: int = 4096) -> None:
+        """Take out bytes that were sent to wake this thread, *size* at the most."""
         try:
-            self.requests.popleft()
-        except IndexError:
-            raise BlockingIOError("no request waits") from None
+            super().recv(size)
+        except OSError:
+            pass  # another thread was faster, or the channel is closed
+
+    def recv(self, bufsize: int, flags: int = 0) -> bytes:
+        """Return a byte for a request, whose number the client's queue knows."""
+        if self.client is None:
+            return super().recv(bufsize, flags)
+        if self.channel.sleep == PLAIN and not self.client._queue:
+            self.drain()
+            if self.client._queue:  # a byte of this request may have gone, too
+                self.channel.writer.wake()
         return b"\0"
 
-    def pending(self) -> int:
-        """Return how many bytes :meth:`recv` can take now."""
-        return len(self.requests)
 
-    def fall_asleep(self) -> bool:
-        """Have ``send`` ring until :meth:`wake_up`; ``False`` if something waits."""
-        with self._lock:
-            if self.requests:
-                return False
-            self._sleepers += 1
-            return True
+class WakeupWriter(socket.socket):
+    """The end that kazoo gives a byte for each request."""
 
-    def wake_up(self, rung: bool) -> None:
-        """Have ``send`` ring no more.
+    channel: Channel
 
-        :param rung: whether the descriptor has to be made quiet
+    def send(  # type: ignore[override]
+        self, data: Union[bytes, bytearray, memoryview], flags: int = 0
+    ) -> int:
+        """Wake the connection thread if it sleeps; a plain ``send`` without a client.
+
+        :returns: the number of bytes
+        :raises OSError: if the channel is closed; kazoo then fails the request
         """
-        with self._lock:
-            self._sleepers -= 1
-            if not self._sleepers:
-                self._rung = False
-            if rung and not self._closed:
-                self._bell.quiet()
-                self._rung = self._sleepers > 0 and bool(self.requests)
-                if self._rung:  # another sleeper may not have heard it
-                    self._bell.ring()
+        channel = self.channel
+        sleep = channel.sleep
+        if sleep > 0:
+            if channel.woken != sleep:
+                self.wake()
+                channel.woken = sleep
+        elif sleep == PLAIN:
+            self.wake()
+        elif sleep == UNATTACHED:
+            return super().send(data, flags)
+        elif sleep == INHERITED:
+            channel.on_send_in_child(channel.client._queue)
+        return len(data)
 
-    def getsockname(self) -> str:
-        """Return what an end of a socket pair has for a name."""
-        return ""
-
-    def fileno(self) -> int:
-        """Return the descriptor that becomes readable, -1 after :meth:`close`."""
-        return self._bell.fileno()
+    def wake(self) -> None:
+        """Make the other end readable, once more if it is."""
+        try:
+            super().send(b"\0")
+        except BlockingIOError:  # full of bytes that nobody had to take out
+            self.channel.reader.drain(1)  # the others may not have woken yet
+            try:
+                super().send(b"\0")
+            except BlockingIOError:
+                pass  # other threads have sent them just now
 
     def close(self) -> None:
-        """Close the descriptor."""
-        with self._lock:
-            self._closed = True
-            self._bell.close()
-        self._ledger.close(self._traffic)
+        """Close this end; ``send`` raises from now on."""
+        self.channel.sleep = UNATTACHED
+        super().close()
 
-    def after_fork(self) -> None:
-        """Take a descriptor of the child's own."""
-        self._lock = threading.RLock()
-        self._sleepers = 0
-        self._rung = False
-        self._forked = True
-        self.requests.clear()
-        self._bell.close()
-        if not self._closed:
-            self._bell = _Bell()
+
+def make_channel(
+    on_send_in_child: Callable[[Any], None],
+) -> tuple[WakeupReader, WakeupWriter]:
+    """Return a channel's two ends."""
+    ours, theirs = socket.socketpair()
+    channel = Channel(on_send_in_child)
+    reader = WakeupReader(ours.family, ours.type, ours.proto, fileno=ours.detach())
+    writer = WakeupWriter(
+        theirs.family, theirs.type, theirs.proto, fileno=theirs.detach()
+    )
+    reader.channel = writer.channel = channel
+    return reader, writer
+
+
+def attach(reader: WakeupReader, writer: Any, client: Any) -> None:
+    """Serve *client*, whose queue says from now on what waits to be sent."""
+    channel = reader.channel
+    if channel.sleep == INHERITED:  # the parent has the same sockets
+        for end, fresh in zip((reader, writer), socket.socketpair()):
+            with fresh:
+                os.dup2(fresh.fileno(), end.fileno(), inheritable=False)
+    reader.setblocking(False)
+    writer.setblocking(False)
+    channel.client = reader.client = client
+    channel.reader, channel.writer = reader, writer
+    channel.sleep = PLAIN

@@ -4,78 +4,62 @@ Rules
 -----
 1. Callbacks run one at a time, in the order in which they were put.
 2. ``put`` either queues a callback for the thread, or hands it to ``when_closed`` in
-   the caller's thread. The worker closes its queue only while that is empty: whatever
-   was queued runs.
+   the caller's thread. What is put into an open queue runs.
 3. Nothing that a callback raises ends the thread. It is logged.
 4. The thread keeps no reference to what it ran last.
-5. A worker that follows another runs nothing before the other has ended.
-6. An abandoned worker, one that did not end in time, runs nothing more once its
-   callback returns.
-7. A thread whose ``start`` was given up runs nothing if it comes alive later; one that
-   has come alive ends, and is followed as any other.
+5. A worker that follows others runs nothing before they have ended, or were abandoned.
+6. An abandoned worker, one that did not end in time, hands what is left to
+   ``when_closed`` once its callback returns.
+7. No lock is held by who puts, closes or runs: a signal handler or a finalizer that
+   interrupts one of them may put, and wait for what it has put. ``put`` looks at
+   ``_closed`` after it has queued, the thread at the queue after it has set it; so one
+   of them finds a callback that came late.
 
-``_lock`` guards the step from having work to sleeping, and from sleeping to closed:
-``_accepting``, ``_closing``, ``_asleep``, and whose worker ``thread`` is. No callback
-runs under it. It is reentrant: a signal handler may put in the middle of a put.
-``_bell`` is held while there is nothing to wake up for. ``_changed``, the handler's,
-guards ``ended`` and ``abandoned``. ``running`` and the tally have one writer, the
-thread; ``_items`` is only used by operations of ``deque`` that are atomic, on
-free-threaded builds, too.
+``_changed``, the handler's condition, guards ``ended`` and ``abandoned``. ``running``
+and the counters have one writer, the thread.
 """
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any, Optional
 
-from ._describe import describe
+from ._callbacks import check_callable, describe, log_failure, run_isolated
 from ._stats import QueueStats, Tally
 
 Item = Callable[[], Any]
 
-#: How long a thread may take to come alive, in seconds.
-START_TIMEOUT = 10.0
 
-_log = logging.getLogger("kazoo_seqthreading.worker")
-
-
-def run_isolated(callback: Item) -> None:
-    """Run *callback*, and log whatever it raises."""
-    try:
-        callback()
-    except BaseException:
-        log_failure(callback)
-
-
-def log_failure(callback: Item) -> None:
-    """Log the exception that *callback* has raised, whatever it and it are."""
-    try:
-        _log.exception("Exception in %s", describe(callback))
-    except BaseException:  # a broken log handler, or a callback without a name
-        pass
+def _stop() -> None:
+    """What ``close`` puts into the queue."""
 
 
 class Worker:
     """A thread that runs the callbacks put into its queue.
 
     :param name: the thread's name
-    :param when_closed: takes what is put while the worker does not accept
     :param changed: notified when the thread has ended
+    :param when_closed: takes what is put while the queue is closed
     :param tally: counts what has run
-    :param accepting: whether callbacks are queued already before :meth:`start`
+    :param on_busy: called by the thread before each callback
+    :param predecessors: the workers that it follows
+    :param queue: one of the user's instead of its own, with the interface of
+        :class:`queue.Queue`; it holds callbacks, its own also when they were put
     """
 
     def __init__(
         self,
         name: str,
-        when_closed: Callable[[Item], Any],
         changed: threading.Condition,
+        *,
+        when_closed: Callable[[Item], Any],
         tally: Tally,
-        accepting: bool = False,
+        on_busy: Callable[[], Any],
+        predecessors: Sequence[Worker] = (),
+        queue: Any = None,
     ) -> None:
         self.name = name
         self.thread: Optional[threading.Thread] = None
@@ -83,18 +67,18 @@ class Worker:
         self.abandoned = False
         #: What runs now and since when (``time.monotonic()``).
         self.running: Optional[tuple[Item, float]] = None
-        self.warned_of = 0.0  #: since when that ran that was warned of last
-        self.when_closed = when_closed
+        self.last_warned = 0.0  #: since when that ran that was warned of last
         self._changed = changed
+        self._when_closed = when_closed
         self._tally = tally
-        self._lock = threading.RLock()
-        self._accepting = accepting
-        self._closing = False
-        self._asleep = False
-        self._items: deque[tuple[float, Item]] = deque()
-        self._bell = threading.Lock()
-        self._bell.acquire()
-        self._alive = threading.Event()
+        self._on_busy = on_busy
+        self._predecessors = predecessors
+        self._refusing = True  # whether put() queues nothing
+        self._closing = False  # whether close() was called
+        self._stop_queued = False
+        self._closed = False  # whether the thread looks at the queue no more
+        self.queue_is_foreign = queue is not None
+        self.queue = SimpleQueue() if queue is None else queue
 
     def __repr__(self) -> str:
         return f"<Worker {self.name} queued={self.qsize()} ended={self.ended}>"
@@ -105,30 +89,29 @@ class Worker:
         self, item: Item, block: bool = True, timeout: Optional[float] = None
     ) -> None:
         """Queue a callback; never blocks, whatever the arguments of ``Queue.put``."""
-        if not callable(item):
-            raise TypeError(f"a callback must be callable, not {item!r}")
-        try:  # quicker than a with statement
-            self._lock.acquire()
-            accepted = self._accepting
-            if accepted:
-                self._items.append((monotonic(), item))
-                if self._asleep:
-                    self._wake()
-        finally:
-            try:
-                self._lock.release()
-            except RuntimeError:
-                pass  # a signal handler raised while it was waited for
-        if not accepted:
-            self.when_closed(item)
+        check_callable(item)
+        if self._refusing:
+            self._when_closed(item)
+            return
+        self.queue.put((monotonic(), item))
+        if self._closed:
+            self._hand_back()
+
+    put_nowait = put
+
+    def join(self) -> None:
+        """Wait until the callbacks put so far have run."""
+        done = threading.Event()
+        self.put(done.set)
+        done.wait()
 
     def qsize(self) -> int:
         """Return how many callbacks wait."""
-        return len(self._items)
+        return max(0, self.queue.qsize() - self._stop_queued)
 
     def empty(self) -> bool:
         """Tell whether no callback waits."""
-        return not self._items
+        return self.qsize() == 0
 
     def stats(self) -> QueueStats:
         """Return a snapshot of the queue."""
@@ -147,74 +130,56 @@ class Worker:
 
     # -- life ----------------------------------------------------------------------
 
-    def start(self, predecessor: Optional[Worker] = None) -> None:
-        """Accept callbacks, and start the thread; it waits for *predecessor* to end.
+    def accept(self) -> None:
+        """Queue what is put, already before the thread is started."""
+        self._refusing = False
+
+    def start(self) -> None:
+        """Start the thread.
 
         :raises RuntimeError: if no thread can be started
         """
-        self.thread = threading.Thread(
-            target=self._run, args=(predecessor,), name=self.name, daemon=True
-        )
-        self.ended = False
-        with self._lock:
-            was_accepting, self._accepting = self._accepting, True
+        refusing = self._refusing
+        thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+        self.thread = thread
+        self.ended = self._refusing = False
         try:
-            self.thread.start()
-            if not self._alive.wait(START_TIMEOUT):
-                raise RuntimeError(
-                    f"{self.name} did not come alive within {START_TIMEOUT} s; are "
-                    "threads disabled in this process (uWSGI: --enable-threads)?"
-                )
+            thread.start()
         except BaseException:
-            with self._lock:
-                if self._alive.is_set():  # a signal handler raised: let it end
-                    self.close(refuse=True)
-                else:
-                    self.thread = None
-                    self.ended = True
-                    self._accepting = was_accepting
+            if thread.is_alive():  # a signal handler raised: let it end
+                self.close(refuse=True)
+            else:
+                self.thread = None
+                self.ended, self._refusing = True, refusing
             raise
 
     def close(self, *, refuse: bool = False) -> None:
         """Have the thread end once its queue is empty.
 
-        :param refuse: whether to accept nothing more from now on
+        :param refuse: whether to queue nothing more from now on
         """
-        with self._lock:
-            if refuse:
-                self._accepting = False
-            self._closing = True
-            if self._asleep:
-                self._wake()
+        if refuse:
+            self._refusing = True
+        if not self._closing:
+            self._stop_queued = True
+            self.queue.put(_stop)
+            self._closing = True  # not before: a signal handler may raise
 
-    def abandon(self) -> list[Item]:
-        """Give the thread up, and return the callbacks that it will not run."""
-        self.close(refuse=True)
+    def abandon(self) -> None:
+        """Give the thread up: nobody waits for it any more."""
+        self._refusing = True
         self._tally = Tally()  # the successor counts in the old one
         with self._changed:
             self.abandoned = True
             self._changed.notify_all()
-        left = []
-        try:
-            while True:
-                left.append(self._items.popleft()[1])
-        except IndexError:
-            pass
-        return left
-
-    def may_warn_of(self, since: float) -> bool:
-        """Tell whether what runs *since* then has not been warned of; once."""
-        with self._lock:
-            first = self.warned_of != since
-            self.warned_of = since
-        return first
 
     def after_fork(self, changed: threading.Condition) -> None:
         """Let go of the parent's callbacks; if this is the thread, let it end."""
-        self._lock = threading.RLock()
         self._changed = changed
-        self._accepting, self._closing = False, True
-        self._items.clear()
+        self.queue = SimpleQueue()
+        self._refusing = self.abandoned = True
+        self._closing = False
+        self.close()
 
     @property
     def ident(self) -> Optional[int]:
@@ -225,58 +190,73 @@ class Worker:
         """Tell whether the caller is a callback of this worker."""
         return self.thread is threading.current_thread()
 
-    def _run(self, predecessor: Optional[Worker]) -> None:
-        with self._lock:
-            if self.thread is not threading.current_thread():
-                return  # it came alive too late
-            self._alive.set()
-        if predecessor is not None:
+    def _run(self) -> None:
+        if self.thread is not threading.current_thread():
+            return  # its start was given up before it came alive
+        try:
+            self._wait_for_predecessors()
+            self._run_callbacks()
+        finally:
+            self._refusing = self._closed = True
+            self._hand_back()
             with self._changed:
-                while not (predecessor.ended or predecessor.abandoned):
+                self.ended = True
+                self._changed.notify_all()
+
+    def _wait_for_predecessors(self) -> None:
+        for worker in self._predecessors:
+            with self._changed:
+                while not (worker.ended or worker.abandoned):
                     self._changed.wait()
-            predecessor = None
-        take = self._items.popleft
-        ended = monotonic()
+        self._predecessors = ()
+
+    def _run_callbacks(self) -> None:
+        closing, refused, ended = False, False, 0.0
         while True:
             try:
-                queued, callback = take()
-            except IndexError:
-                if not self._sleep():
-                    break
+                entry = self.queue.get_nowait()
+            except Empty:
+                if refused:
+                    return
+                if closing:
+                    self._refusing = refused = True
+                    continue  # something may have come just before that
+                entry = self.queue.get()
                 ended = monotonic()
+            if entry is _stop:
+                closing, self._stop_queued = True, False
+                continue
+            queued, callback = entry if type(entry) is tuple else (ended, entry)
+            if self.abandoned:
+                self._when_closed(callback)
                 continue
             began = ended if ended > queued else queued
             self.running = (callback, began)
-            if self.abandoned:  # just now, perhaps without this callback
-                self.running = None
-                self._items.appendleft((queued, callback))
-                _log.error("Dropped, %s is stopped: %s", self.name, describe(callback))
-                break
+            self._on_busy()  # not before: who is told looks at what runs
             try:
                 callback()
             except BaseException:
                 log_failure(callback)
                 self._tally.failed += 1
             self.running = None
-            del callback
+            del entry, callback
             ended = monotonic()
             self._tally.count(began - queued, ended - began)
-        with self._changed:
-            self.ended = True
-            self._changed.notify_all()
 
-    def _sleep(self) -> bool:
-        """Wait for work; tell whether to look for it, or to end."""
-        with self._lock:
-            if self._items:
-                return True
-            if self._closing:
-                self._accepting = False
-                return False
-            self._asleep = True
-        self._bell.acquire()
-        return True
+    def _hand_back(self) -> None:
+        while True:
+            try:
+                entry = self.queue.get_nowait()
+            except Empty:
+                return
+            if entry is not _stop:
+                self._when_closed(entry[1] if type(entry) is tuple else entry)
 
-    def _wake(self) -> None:
-        self._asleep = False
-        self._bell.release()
+
+def queue_callback(handler: Any, callback: Item) -> None:
+    """Put a callback of a result into the completion queue of *handler*."""
+    queue = handler.completion_queue
+    if type(queue) is Worker or handler.running:
+        queue.put(callback)
+    else:  # the queue is a user's, and nobody takes from it
+        run_isolated(callback)

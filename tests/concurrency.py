@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from tests.support import thread_stacks
@@ -112,3 +113,33 @@ def make_exception(name: str) -> BaseException:
 
     exception: BaseException = getattr(builtins, name)(name)
     return exception
+
+
+def interrupt(
+    function: Callable[[], Any], number: int, handler: Callable[[], Any]
+) -> bool:
+    """Call *function*, and *handler* in the middle of it, as a signal handler is.
+
+    :param number: before which step in the package's code, counted from 1
+    :returns: whether there are so many steps
+    """
+    left = number
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        nonlocal left
+        if not frame.f_globals.get("__name__", "").startswith("kazoo_seqthreading"):
+            return None
+        frame.f_trace_opcodes = True
+        if event in ("line", "opcode"):
+            left -= 1
+            if left == 0:
+                handler()
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        function()
+    finally:
+        sys.settrace(before)
+    return left <= 0

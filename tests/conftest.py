@@ -1,4 +1,7 @@
-"""Fixtures: the handler under test, servers to run it on, and a search for leaks."""
+"""Fixtures: the handler under test, servers to run it on, and a search for leaks.
+
+``SIGTERM`` ends the tests as a Ctrl-C does: what the fixtures have made is removed.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import atexit
 import gc
 import os
 import secrets
+import signal
 import sys
 import threading
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,14 +23,20 @@ import kazoo.handlers.threading
 import pytest
 from kazoo.exceptions import NotEmptyError
 
-from tests.support import KazooClient, descriptors, thread_stacks, wait_until
-from tests.zookeeper import TLS, ZooKeeper
+from tests import pollers
+from tests.background import in_background
+from tests.support import KazooClient, descriptors, make_tls, thread_stacks, wait_until
+from tests.zookeeper import ZooKeeper
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
+    from types import FrameType
 
     from kazoo_seqthreading import AsyncResult, SequentialThreadingHandler
     from tests.support import MakeClient
+
+#: How long closing a client may take, in seconds: kazoo waits for 10 by itself.
+CLOSE_LIMIT = 30.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,9 +46,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="ours",
         help="the handler under test; tests marked stock_fails must fail on kazoo's",
     )
+    parser.addoption(
+        "--poller",
+        choices=tuple(pollers.HIDDEN),
+        default="epoll",
+        help="hide what is better: poll is what macOS has, select what Windows has",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    pollers.use(config.getoption("--poller"))
     if is_stock(config):  # it leaks sockets, and its threads die
         for warning in (
             "ResourceWarning",
@@ -46,6 +63,60 @@ def pytest_configure(config: pytest.Config) -> None:
             "pytest.PytestUnhandledThreadExceptionWarning",
         ):
             config.addinivalue_line("filterwarnings", f"ignore::{warning}")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    marker = item.get_closest_marker("ours_alone")
+    if marker and is_stock(item.config):
+        pytest.skip(f"not with kazoo's handler: {marker.args[0]}")
+
+
+class Interrupts:
+    """Ends the session at the first signal; fixtures are set up and torn down first."""
+
+    def __init__(self, session: pytest.Session) -> None:
+        self._session = session
+        self._fixtures = False  # are at work
+        # Also where they are ignored, as Ctrl-C is in background jobs: what is ignored
+        # here would be ignored by the programs that are tested.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._interrupt)
+        if hasattr(os, "fork"):
+            os.register_at_fork(after_in_child=self._forget)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        first = not self._session.shouldstop
+        # The exception may be lost: kazoo makes another one of it in some places.
+        self._session.shouldstop = signal.Signals(number).name
+        if not (first and self._fixtures):
+            raise KeyboardInterrupt
+
+    def _forget(self) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_setup(self) -> Generator[None, None, None]:
+        yield from self._patiently()
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self) -> Generator[None, None, None]:
+        yield from self._patiently()
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self) -> Generator[None, None, None]:
+        yield from self._patiently()
+
+    def _patiently(self) -> Generator[None, None, None]:
+        self._fixtures = True
+        try:
+            yield
+        finally:
+            self._fixtures = False
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    session.config.pluginmanager.register(Interrupts(session))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -71,6 +142,12 @@ def handler_class(pytestconfig: pytest.Config) -> type[Any]:
     return kazoo_seqthreading.SequentialThreadingHandler
 
 
+@pytest.fixture(scope="session")
+def stock(pytestconfig: pytest.Config) -> bool:
+    """Whether kazoo's own handler is under test."""
+    return is_stock(pytestconfig)
+
+
 @pytest.fixture
 def handler() -> Iterator[SequentialThreadingHandler]:
     """One of our handlers, started."""
@@ -94,6 +171,10 @@ def leak_timeout() -> float:
     return 5.0
 
 
+#: Threads of the process that end when they are idle: see ``_background.py``.
+BACKGROUND = {f"kazoo-seqthreading-{name}" for name in ("monitor", "futures", "loop")}
+
+
 @pytest.fixture(autouse=True)
 def no_leaks(request: pytest.FixtureRequest, leak_timeout: float) -> Iterator[None]:
     """Fail where a test leaves threads or file descriptors behind."""
@@ -104,6 +185,7 @@ def no_leaks(request: pytest.FixtureRequest, leak_timeout: float) -> Iterator[No
             f"thread {thread.name}"
             for thread in set(threading.enumerate()) - threads
             if not thread.daemon or thread.name.startswith("kazoo-seqthreading")
+            if thread.name not in BACKGROUND
         ]
         for number, target in descriptors().items():
             if files.get(number) != target:
@@ -113,7 +195,7 @@ def no_leaks(request: pytest.FixtureRequest, leak_timeout: float) -> Iterator[No
         return found
 
     yield
-    if is_stock(request.config):
+    if is_stock(request.config) or request.session.shouldstop:
         return
     try:
         wait_until(lambda: not leaks(), leak_timeout)
@@ -169,7 +251,7 @@ def make_client(
     It takes ``KazooClient``'s arguments. By default the client has a handler of its
     own of the class under test, and *hosts*.
     """
-    close = _close_stock if is_stock(request.config) else _close
+    close = _close_stock if is_stock(request.config) else _close_in_time
 
     def make(**options: Any) -> Any:
         options.setdefault("hosts", hosts)
@@ -186,6 +268,11 @@ def make_client(
 def _close(client: Any) -> None:
     client.stop()
     client.close()
+
+
+def _close_in_time(client: Any) -> None:
+    """Close a client; where that hangs, the test fails and the others run."""
+    in_background(_close, client).result(CLOSE_LIMIT)
 
 
 def _close_stock(client: Any) -> None:
@@ -237,5 +324,5 @@ def restored(request: pytest.FixtureRequest) -> None:
 @pytest.fixture(scope="session")
 def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZooKeeper]:
     """One server with a TLS port; its certificates are in ``tls_server.tls``."""
-    with ZooKeeper(tls=TLS.create(tmp_path_factory.mktemp("tls"))) as zookeeper:
+    with ZooKeeper(tls=make_tls(tmp_path_factory.mktemp("tls"))) as zookeeper:
         yield zookeeper

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
 import kazoo.client
 import pytest
+
+from tests import pollers
+from tests.zookeeper import TLS
 
 T = TypeVar("T")
 
@@ -22,6 +28,8 @@ MakeClient = Callable[..., Any]
 
 #: kazoo's client. The class has no types, so that strict code may not call it.
 KazooClient: MakeClient = kazoo.client.KazooClient
+
+Address = tuple[str, int]
 
 ROOT = Path(__file__).parent.parent
 
@@ -59,16 +67,95 @@ def run_python(
 
     Warnings are errors there, as they are in the tests.
     """
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    if pollers.VARIABLE in os.environ:
+        poller = os.environ[pollers.VARIABLE]
+        source = f"from tests import pollers; pollers.use({poller!r})\n{source}"
     return subprocess.run(
-        [sys.executable, "-W", "error", "-c", source, *arguments],
-        env={**os.environ, "PYTHONPATH": path, **(env or {})},
+        _python("-c", source, *arguments),
+        env=_environment(env),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=timeout,
         check=False,
     )
+
+
+def run_program(
+    name: str, *arguments: str, timeout: float
+) -> subprocess.CompletedProcess[str]:
+    """Run a file of ``tests/programs``, as :func:`run_python` runs a text.
+
+    :raises AssertionError: if it does not end in time; it tells where it stands
+    """
+    with start_program(name, *arguments) as process:
+        try:
+            output, errors = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGABRT)  # faulthandler writes the stacks
+            output, errors = process.communicate(timeout=timeout)
+            raise AssertionError(f"not within {timeout} s: {output}{errors}") from None
+        finally:
+            process.kill()
+    return subprocess.CompletedProcess(name, process.returncode, output, errors)
+
+
+def start_program(name: str, *arguments: str) -> subprocess.Popen[str]:
+    """Start a file of ``tests/programs``, with pipes to its standard streams."""
+    return subprocess.Popen(
+        _python("-X", "faulthandler", "-m", f"tests.programs.{name}", *arguments),
+        env=_environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _python(*arguments: str) -> list[str]:
+    return [sys.executable, "-W", "error", *arguments]
+
+
+def _environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, **(env or {})}
+
+
+def make_dead(stack: ExitStack, host: str, port: int = 0) -> Address:
+    """Return an address that answers nothing, not even an attempt to connect."""
+    server = stack.enter_context(socket.create_server((host, port), backlog=0))
+    address: Address = server.getsockname()
+    for _ in range(10):  # what waits to be accepted fills the queue
+        client = stack.enter_context(socket.socket())
+        client.setblocking(False)
+        client.connect_ex(address)
+    with socket.socket() as probe:
+        probe.settimeout(0.2)
+        with pytest.raises(socket.timeout):
+            probe.connect(address)
+    return address
+
+
+def make_tls(folder: Path, client_auth: bool = False) -> TLS:
+    """Return certificates, made in *folder*; skip the test where they cannot be made.
+
+    What makes them needs a compiled package, which some Pythons lack.
+    """
+    pytest.importorskip("trustme")
+    return TLS.create(folder, client_auth)
+
+
+def slow_import(module: str, folder: Path) -> dict[str, str]:
+    """Return the environment of a program that is to stop as it imports *module*.
+
+    It leaves a file "importing" in *folder* when it does.
+    """
+    told = str(folder / "importing")
+    folder.joinpath(f"{module}.py").write_text(
+        f"import pathlib, time; pathlib.Path({told!r}).touch(); time.sleep(60)"
+    )
+    path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path}
 
 
 def thread_stacks() -> str:
@@ -81,9 +168,14 @@ def thread_stacks() -> str:
 
 
 def descriptors() -> dict[int, str]:
-    """Return the open file descriptors, each with what it is open on."""
+    """Return the open file descriptors, each with what it is open on; none on Windows.
+
+    There nothing tells which ones are open.
+    """
     folder = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
-    result = {}
+    result: dict[int, str] = {}
+    if not os.path.isdir(folder):
+        return result
     for name in os.listdir(folder):
         try:
             os.fstat(int(name))

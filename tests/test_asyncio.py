@@ -26,12 +26,17 @@ from kazoo_seqthreading import (
     BlockingCallWarning,
     SequentialThreadingHandler,
     TimeoutError,
-    _asyncio,
-    _result,
 )
-from kazoo_seqthreading._connection import TURNS
 from tests.background import in_background
-from tests.concurrency import LIMIT, frequent_switches, together
+from tests.concurrency import (
+    LIMIT,
+    RAISED,
+    Gate,
+    frequent_switches,
+    make_exception,
+    together,
+)
+from tests.internals import run_as_connection, waiting
 from tests.support import MakeClient, refcounted, run_python, wait_until
 
 T = TypeVar("T")
@@ -58,7 +63,7 @@ async def started(result: AsyncResult[T]) -> asyncio.Task[T]:
 
     task = asyncio.ensure_future(wait())
     await asyncio.sleep(0)
-    assert result._waiting
+    assert waiting(result)
     return task
 
 
@@ -224,22 +229,22 @@ def test_several_awaiters_and_threads(result: AsyncResult[Any]) -> None:
         in_a_thread(lambda: result.set("value"))
         return await asyncio.gather(*tasks)
 
-    waiting = in_background(result.get, timeout=LIMIT)
-    wait_until(lambda: result._waiting)
+    waiter = in_background(result.get, timeout=LIMIT)
+    wait_until(lambda: waiting(result))
     assert run(main()) == ["value"] * 50
-    assert waiting.result(LIMIT) == "value"
+    assert waiter.result(LIMIT) == "value"
 
 
 def test_several_loops(result: AsyncResult[Any]) -> None:
-    waiting = threading.Barrier(5)
+    begun = threading.Barrier(5)
 
     async def main() -> Any:
         task = await started(result)
-        waiting.wait(LIMIT)
+        begun.wait(LIMIT)
         return await task
 
     def complete() -> None:
-        waiting.wait(LIMIT)
+        begun.wait(LIMIT)
         result.set("value")
 
     answers = together(*[lambda: run(main())] * 4, complete)
@@ -249,7 +254,7 @@ def test_several_loops(result: AsyncResult[Any]) -> None:
 def test_without_a_loop(result: AsyncResult[Any]) -> None:
     with pytest.raises(RuntimeError, match="no running event loop"):
         next(result.__await__())
-    assert not result._waiting
+    assert not waiting(result)
 
 
 def test_races_of_set_and_await(handler: SequentialThreadingHandler) -> None:
@@ -273,7 +278,7 @@ def test_cancelled_task_leaves_the_result_alone(result: AsyncResult[Any]) -> Non
         with pytest.raises(asyncio.CancelledError):
             await task
         assert not result.ready()
-        assert len(result._waiting or ()) == 1  # the other one
+        assert len(waiting(result)) == 1  # the other one
         result.set("value")
         return await other
 
@@ -304,7 +309,7 @@ def test_wait_for(client: Any, result: AsyncResult[Any]) -> None:
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(result, 0.01)
         assert not result.ready()
-        assert not result._waiting
+        assert not waiting(result)
         result.set("value")
         assert await asyncio.wait_for(result, LIMIT) == "value"
 
@@ -320,7 +325,7 @@ def test_timeout(client: Any, result: AsyncResult[Any]) -> None:
             async with asyncio.timeout(0.01):
                 await result
         assert not result.ready()
-        assert not result._waiting
+        assert not waiting(result)
 
     run(main())
 
@@ -342,7 +347,7 @@ def test_cancelling_while_it_completes(handler: SequentialThreadingHandler) -> N
     with frequent_switches():
         run(main())
     assert [result.get(timeout=LIMIT) for result in results] == [1] * 1000
-    assert not any(result._waiting for result in results)
+    assert not any(map(waiting, results))
 
 
 # -- loops that end --------------------------------------------------------------------
@@ -355,12 +360,12 @@ def test_loop_that_is_closed_before_the_result(
     loop = asyncio.new_event_loop()
     task = loop.run_until_complete(started(result))
     loop.close()
-    waiting = in_background(result.get, timeout=LIMIT)
-    wait_until(lambda: len(result._waiting or ()) == 2)
+    waiter = in_background(result.get, timeout=LIMIT)
+    wait_until(lambda: len(waiting(result)) == 2)
     called = threading.Event()
     result.rawlink(lambda result: called.set())
     result.set("value")
-    assert waiting.result(LIMIT) == "value"
+    assert waiter.result(LIMIT) == "value"
     assert called.wait(LIMIT)
     assert not task.done()
     assert not [one for one in caplog.records if "kazoo" in one.name]
@@ -383,17 +388,21 @@ def test_loop_that_is_closed_after_the_result(
     for task in tasks:
         silence(task)
     del loop, tasks, task
-    gc.collect()
-    assert gone() is None
-    assert not list(_asyncio._scheduled)
 
-    async def main() -> int:
-        task = await started(late)
-        in_a_thread(lambda: late.set(3))
-        return await task
+    def is_gone() -> bool:
+        gc.collect()
+        return gone() is None
 
+    wait_until(is_gone, what="the loop, freed")
     late = AsyncResult[int](handler)
-    assert run(main()) == 3
+    assert run(awaited(late, 3)) == 3
+
+
+async def awaited(result: AsyncResult[T], value: T) -> T:
+    """Await *result*, which another thread completes with *value*."""
+    task = await started(result)
+    in_a_thread(lambda: result.set(value))
+    return await task
 
 
 def silence(task: asyncio.Task[Any]) -> None:
@@ -412,34 +421,122 @@ def test_loop_that_pauses(result: AsyncResult[Any]) -> None:
         loop.close()
 
 
+class FailingLoop(asyncio.SelectorEventLoop):
+    """Nobody wakes it from another thread."""
+
+    failure: BaseException
+
+    def call_soon_threadsafe(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        raise self.failure
+
+
+class UnusualLoop(asyncio.SelectorEventLoop):
+    """Likewise."""
+
+    @property
+    def call_soon_threadsafe(self) -> Any:
+        raise RuntimeError("on purpose")
+
+
+def assert_that_others_go_on(
+    handler: SequentialThreadingHandler, loop: asyncio.AbstractEventLoop
+) -> None:
+    """Await results in *loop*, and in others, and complete all together."""
+    results = [AsyncResult[int](handler) for _ in range(3)]
+    task = loop.run_until_complete(started(results[0]))
+
+    async def main() -> list[int]:
+        tasks = [await started(result) for result in results[1:]]
+        complete(results)
+        return await asyncio.wait_for(asyncio.gather(*tasks), LIMIT / 4)
+
+    try:
+        assert run(main()) == [1, 1]
+    finally:
+        silence(task)
+        loop.close()
+
+
+@pytest.mark.parametrize("name", RAISED)
+def test_loop_that_cannot_be_woken_harms_no_other(
+    handler: SequentialThreadingHandler, name: str
+) -> None:
+    loop = FailingLoop()
+    loop.failure = make_exception(name)
+    assert_that_others_go_on(handler, loop)
+
+
+def test_loop_that_cannot_be_asked_harms_no_other(
+    handler: SequentialThreadingHandler,
+) -> None:
+    assert_that_others_go_on(handler, UnusualLoop())
+
+
+class BlockingLoop(asyncio.SelectorEventLoop):
+    """It blocks who wakes it from another thread."""
+
+    gate: Gate
+
+    def call_soon_threadsafe(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        self.gate()
+        return super().call_soon_threadsafe(*args, **kwargs)
+
+
+def test_loop_that_blocks_who_wakes_it_does_not_hold_up_a_client(client: Any) -> None:
+    loop = BlockingLoop()
+    with Gate() as loop.gate:
+        task = loop.run_until_complete(started(client.get_async("/")))
+        loop.gate.wait_entered()
+        assert client.get("/")[0] == b""
+        called = threading.Event()
+        client.get_async("/").rawlink(lambda result: called.set())
+        assert called.wait(LIMIT)
+    data, _ = loop.run_until_complete(asyncio.wait_for(task, LIMIT))
+    assert data == b""
+    loop.close()
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_forked_child_awaits() -> None:
-    """Whatever another thread did at the fork."""
+    """Whatever the background thread did at the fork."""
     program = run_python(
         """
 import asyncio, os, sys, threading, warnings
-from kazoo_seqthreading import AsyncResult, SequentialThreadingHandler, _asyncio
+from kazoo_seqthreading import AsyncResult, SequentialThreadingHandler
+from tests.concurrency import Gate
+
+class Loop(asyncio.SelectorEventLoop):
+    def call_soon_threadsafe(self, *args, **kwargs):
+        inside()
+        return super().call_soon_threadsafe(*args, **kwargs)
+
+async def main():
+    result = AsyncResult(SequentialThreadingHandler())
+    threading.Timer(0.01, result.set, ["value"]).start()
+    return await asyncio.wait_for(result, 10)
+
+async def fork_while_it_is_woken():
+    result = AsyncResult(SequentialThreadingHandler())
+    task = asyncio.ensure_future(asyncio.wait_for(result, 10))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    result.set("value")
+    inside.wait_entered()
+    pid = os.fork()
+    if not pid:
+        loop = asyncio.new_event_loop()
+        asyncio._set_running_loop(None)
+        os._exit(loop.run_until_complete(main()) != "value")
+    inside.open()
+    assert await task == "value"
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 warnings.simplefilter("ignore", DeprecationWarning)
-held, release = threading.Event(), threading.Event()
-
-def hold():
-    with _asyncio._lock:
-        held.set()
-        release.wait(20)
-
-threading.Thread(target=hold, daemon=True).start()
-held.wait(20)
-pid = os.fork()
-if not pid:
-    async def main():
-        result = AsyncResult(SequentialThreadingHandler())
-        threading.Timer(0.01, result.set, ["value"]).start()
-        return await asyncio.wait_for(result, 10)
-
-    os._exit(asyncio.run(main()) != "value")
-release.set()
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+with Gate() as inside:
+    loop = Loop()
+    status = loop.run_until_complete(fork_while_it_is_woken())
+    loop.close()
+sys.exit(status)
 """
     )
     assert program.returncode == 0, program.stderr
@@ -449,16 +546,19 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 
 class CountingLoop(asyncio.SelectorEventLoop):
-    """Counts how often another thread wakes it."""
+    """Notes which threads wake it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.wakes = 0
+        self.woken_by: list[str] = []
+        self.gate = Gate()
+        self.gate.open()
 
     def call_soon_threadsafe(  # type: ignore[override]
         self, *args: Any, **kwargs: Any
     ) -> Any:
-        self.wakes += 1
+        self.woken_by.append(threading.current_thread().name)
+        self.gate()
         return super().call_soon_threadsafe(*args, **kwargs)
 
 
@@ -469,60 +569,38 @@ def loop() -> Iterator[CountingLoop]:
     loop.close()
 
 
-def test_thousands_of_results_wake_the_loop_once(
+WAKER = "kazoo-seqthreading-loop"
+
+
+def test_results_that_are_there_wake_the_loop_once(
     loop: CountingLoop, handler: SequentialThreadingHandler
 ) -> None:
     results = [AsyncResult[int](handler) for _ in range(5000)]
 
     async def main() -> list[int]:
         tasks = [await started(result) for result in results]
-        # They complete in four threads, while the loop is busy.
-        together(*[partial(complete, results[n::4]) for n in range(4)])
-        assert loop.wakes == 1
+        with Gate() as loop.gate:
+            complete(results[:1])
+            loop.gate.wait_entered()
+            together(*[partial(complete, results[n::4]) for n in range(1, 5)])
         return await asyncio.wait_for(asyncio.gather(*tasks), LIMIT)
 
     assert loop.run_until_complete(main()) == [1] * 5000
-    assert loop.wakes == 1
+    assert loop.woken_by == [WAKER] * 2
 
 
-def test_results_of_a_connection_thread_wake_an_idle_loop_once(
+def test_no_connection_thread_wakes_a_loop(
     loop: CountingLoop, handler: SequentialThreadingHandler
 ) -> None:
-    results = [AsyncResult[int](handler) for _ in range(5000)]
+    result = AsyncResult[str](handler)
 
-    def connection() -> None:
-        _result.collect_waiters()
-        complete(results)
+    async def main() -> str:
+        task = await started(result)
+        in_a_thread(lambda: run_as_connection(handler, lambda: result.set("value")))
+        return await asyncio.wait_for(task, LIMIT)
 
-    async def main() -> list[int]:
-        tasks = [await started(result) for result in results]
-        in_a_thread(lambda: handler._connections.run(connection))
-        return await asyncio.wait_for(asyncio.gather(*tasks), LIMIT)
-
-    assert loop.run_until_complete(main()) == [1] * 5000
-    assert loop.wakes == 1
-
-
-def test_thousands_of_replies_wake_an_idle_loop_less_often(
-    loop: CountingLoop, client: Any
-) -> None:
-    """At most once for what is received together, or for ``TURNS`` of it."""
-
-    def receives() -> int:
-        return int(client.handler._ledger.total().receives)
-
-    async def read() -> None:
-        await client.get_async("/")
-
-    async def main() -> None:
-        reads = asyncio.gather(*[read() for _ in range(5000)])
-        await asyncio.wait_for(reads, LIMIT)
-
-    before = receives()
-    loop.run_until_complete(main())
-    # Requests take turns with replies; what follows a heartbeat is not collected.
-    turns = 2 * 5000 // TURNS + 2 * TURNS
-    assert loop.wakes <= receives() - before + turns
+    assert loop.run_until_complete(main()) == "value"
+    assert loop.woken_by == [WAKER]
 
 
 def test_no_thread_per_await(handler: SequentialThreadingHandler) -> None:
@@ -533,6 +611,7 @@ def test_no_thread_per_await(handler: SequentialThreadingHandler) -> None:
         assert threading.active_count() <= threads
         complete(results)
         await asyncio.gather(*tasks)
+        assert threading.active_count() <= threads + 1  # the background thread
 
     run(main())
 
@@ -552,7 +631,7 @@ def test_traceback_is_clean(client: Any) -> None:
         try:
             await read()
         except NoNodeError as error:
-            assert frames(error) == ["main", "read", "__await__", "get"]
+            assert frames(error) == ["main", "read", "__await__"]
             assert error.__cause__ is error.__context__ is None
         else:
             pytest.fail("nothing was raised")
@@ -569,14 +648,12 @@ def test_awaiters_share_no_traceback(result: AsyncResult[Any]) -> None:
         raise AssertionError("nothing was raised")
 
     async def main() -> None:
-        waiting = [asyncio.ensure_future(caught()) for _ in range(20)]
+        tasks = [asyncio.ensure_future(caught()) for _ in range(20)]
         await asyncio.sleep(0)
         result.set_exception(NoNodeError("/no"))
-        errors = [*await asyncio.gather(*waiting), await caught()]
+        errors = [*await asyncio.gather(*tasks), await caught()]
         assert len({id(error) for error in errors}) == 21
-        assert {tuple(frames(error)) for error in errors} == {
-            ("caught", "__await__", "get")
-        }
+        assert {tuple(frames(error)) for error in errors} == {("caught", "__await__")}
         assert {str(error) for error in errors} == {"/no"}
 
     run(main())
@@ -585,12 +662,40 @@ def test_awaiters_share_no_traceback(result: AsyncResult[Any]) -> None:
 # -- blocking calls --------------------------------------------------------------------
 
 
+class Late(AsyncResult[Any]):
+    """It is complete when somebody waits for it, and no earlier."""
+
+    def set(self, value: Any = None) -> None:
+        wait_until(lambda: waiting(self))
+        super().set(value)
+
+
+class LateHandler(SequentialThreadingHandler):
+    """Its client's calls block."""
+
+    late = False
+
+    def async_result(self) -> AsyncResult[Any]:
+        return Late(self) if self.late else super().async_result()
+
+
+@pytest.fixture
+def late_client(make_client: MakeClient) -> Iterator[Any]:
+    client = make_client(handler=LateHandler())
+    client.start()
+    client.handler.late = True
+    yield client
+    client.handler.late = False
+
+
 def line_of(warning: warnings.WarningMessage) -> str:
     assert warning.filename == __file__
     return linecache.getline(__file__, warning.lineno).strip()
 
 
-def test_blocking_call_is_warned_of(client: Any, result: AsyncResult[Any]) -> None:
+def test_blocking_call_is_warned_of(late_client: Any, result: AsyncResult[Any]) -> None:
+    client = late_client
+
     async def main() -> None:
         with pytest.warns(BlockingCallWarning) as caught:
             client.get("/")
@@ -610,7 +715,9 @@ def test_blocking_call_is_warned_of(client: Any, result: AsyncResult[Any]) -> No
     run(main(), debug=True)
 
 
-def test_blocking_call_is_warned_of_once(client: Any) -> None:
+def test_blocking_call_is_warned_of_once(late_client: Any) -> None:
+    client = late_client
+
     async def main() -> None:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("default")
@@ -637,9 +744,11 @@ def test_what_does_not_block_is_not_warned_of(
     run(main(), debug=True)
 
 
-def test_blocking_call_is_not_warned_of_without_debug_mode(client: Any) -> None:
+def test_blocking_call_is_not_warned_of_without_debug_mode(
+    late_client: Any,
+) -> None:
     async def main() -> Any:
-        return client.get("/")
+        return late_client.get("/")
 
     assert run(main())[0] == b""
 

@@ -13,12 +13,14 @@ import pytest
 from kazoo.exceptions import (
     ConnectionClosedError,
     ConnectionLoss,
+    NoNodeError,
     SessionExpiredError,
 )
 from kazoo.handlers.utils import wrap
 
-from kazoo_seqthreading import BlockingCallError
+from kazoo_seqthreading import AsyncResult, BlockingCallError
 from tests.background import LIMIT, in_background
+from tests.internals import waiting
 from tests.support import MakeClient, wait_until
 
 if TYPE_CHECKING:
@@ -194,9 +196,10 @@ hangs = pytest.mark.stock_fails("a blocking call in a state listener hangs")
         pytest.param(lambda client: client.exists("/"), id="exists"),
         pytest.param(lambda client: client.create("/x"), id="create"),
         pytest.param(lambda client: client.get_async("/").wait(), id="wait"),
-        pytest.param(lambda client: client.get_async("/").get(timeout=60), id="get"),
+        pytest.param(lambda client: client.get_async("/").get(), id="get"),
         pytest.param(lambda client: client.Lock("/x").acquire(), id="lock"),
         pytest.param(lambda client: client.Counter("/x").value, id="counter"),
+        pytest.param(lambda client: client.create_async("/x").get(), id="chain"),
     ],
 )
 def test_blocking_call_in_listener(make_client: MakeClient, call: Call) -> None:
@@ -224,27 +227,100 @@ def test_blocking_call_in_listener(make_client: MakeClient, call: Call) -> None:
     assert client.get_children("/") is not None
 
 
+def in_first_state(client: Any, call: Callable[[], Any]) -> Future[Any]:
+    """Have *call* made in a state listener, once."""
+    answered: Future[Any] = Future()
+
+    def listener(state: str) -> None:
+        if answered.done():
+            return
+        try:
+            answered.set_result(call())
+        except BaseException as error:
+            answered.set_exception(error)
+
+    client.add_listener(listener)
+    return answered
+
+
+def test_wait_with_a_timeout_in_listener(make_client: MakeClient) -> None:
+    """It ends by itself, and the reply comes when the listener has returned."""
+    client, results = make_client(), list[Any]()
+
+    def wait() -> bool:
+        results.extend((client.exists_async("/"), client.create_async("/a/b")))
+        with pytest.raises(client.handler.timeout_exception):
+            results[0].get(timeout=0.05)
+        return any(result.wait(0.05) for result in results)
+
+    waited = in_first_state(client, wait)
+    client.start()
+    assert waited.result(LIMIT) is False
+    assert results[0].get(timeout=LIMIT) is not None
+    with pytest.raises(NoNodeError):
+        results[1].get(timeout=LIMIT)
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["own handler", "same handler"])
+def test_listener_calls_another_client(make_client: MakeClient, shared: bool) -> None:
+    client = make_client()
+    other = make_client(handler=client.handler) if shared else make_client()
+    other.start()
+    called = in_first_state(client, lambda: other.create("/a"))
+    client.start()
+    assert called.result(LIMIT) == "/a"
+
+
+def test_listener_waits_for_what_another_thread_sets(make_client: MakeClient) -> None:
+    client, waits = make_client(), threading.Event()
+    result, event = client.handler.async_result(), client.handler.event_object()
+
+    def wait() -> Any:
+        waits.set()
+        event.wait()
+        return result.get()
+
+    waited = in_first_state(client, wait)
+    client.start_async()
+    assert waits.wait(LIMIT)
+    event.set()
+    result.set("value")
+    assert waited.result(LIMIT) == "value"
+
+
+@hangs
+def test_listener_waits_for_its_own_connection(make_client: MakeClient) -> None:
+    """As for what ``start_async`` returns, which only this thread can set."""
+    client = make_client()
+    connected = client.start_async()
+    assert connected.wait(LIMIT)
+    waited = in_first_state(client, connected.wait)
+    client._connection._socket.close()
+    with pytest.raises(BlockingCallError, match=r"listener \("):
+        waited.result(LIMIT)
+    wait_until(lambda: client.connected)
+
+
 def test_listener_hands_over_a_result_and_waits(make_client: MakeClient) -> None:
     """Who waits for a result that a listener completes is not kept from waking."""
-    client, consumed, seen = make_client(), threading.Event(), list[bool]()
+    client, consumed = make_client(), threading.Event()
     mine = client.handler.async_result()
 
     def consume() -> None:
         mine.get(timeout=LIMIT)
         consumed.set()
 
-    def hand_over(state: str) -> None:
-        wait_until(lambda: getattr(mine, "_waiting", True))
+    def hand_over() -> bool:
+        if isinstance(mine, AsyncResult):  # that of kazoo does not tell who waits
+            wait_until(lambda: waiting(mine))
         mine.set("value")
-        seen.append(consumed.wait(LIMIT / 2))
+        return consumed.wait(LIMIT / 2)
 
     consumer = in_background(consume)
-    client.add_listener(hand_over)
+    handed_over = in_first_state(client, hand_over)
     client.start()
     consumer.result(LIMIT)
-    wait_until(lambda: seen)
-    assert seen == [True]
-    client.remove_listener(hand_over)
+    assert handed_over.result(LIMIT) is True
 
 
 def test_look_at_a_result_in_listener(make_client: MakeClient) -> None:

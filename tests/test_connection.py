@@ -6,26 +6,31 @@ import errno
 import logging
 import os
 import socket
+import struct
 import time
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import pytest
 
 from kazoo_seqthreading import SequentialThreadingHandler, _select
 from kazoo_seqthreading._connection import Connection
-from tests.concurrency import LIMIT, Gate, in_thread, together
-from tests.support import wait_until
+from kazoo_seqthreading._wakeup import attach
+from tests.background import in_background
+from tests.concurrency import LIMIT, Gate, in_thread
+from tests.internals import wait_for_messages
+from tests.support import KazooClient, MakeClient, wait_until
 
 #: More than the buffers of two sockets take.
 LARGE = 8_000_000
+PING = struct.pack("!iii", 8, -2, 11)
 
 
 class Ends:
-    """A connection, and the socket of its peer."""
+    """A connection with its wake-up channel, and the socket of its peer."""
 
     def __init__(self, handler: SequentialThreadingHandler) -> None:
+        self._handler = handler
         with socket.create_server(("127.0.0.1", 0)) as server:
             server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             self.connection: Connection = handler.create_connection(
@@ -33,7 +38,13 @@ class Ends:
             )
             self.peer, _ = server.accept()
             self.peer.settimeout(LIMIT)
-        self.wakeup, _ = handler.create_socket_pair()
+        self._reader, self._writer = handler.create_socket_pair()
+        attach(self._reader, self._writer, KazooClient(handler=handler))
+
+    def select(self, timeout: float) -> list[Any]:
+        """Wait as kazoo's main loop does."""
+        both = [self.connection, self._reader]
+        return self._handler.select(both, [], [], timeout)[0]
 
     def receive(self, size: int) -> bytes:
         data = bytearray()
@@ -44,7 +55,8 @@ class Ends:
     def close(self) -> None:
         self.connection.close()
         self.peer.close()
-        self.wakeup.close()
+        self._writer.close()
+        self._reader.close()
 
 
 @pytest.fixture
@@ -55,24 +67,14 @@ def ends(handler: SequentialThreadingHandler) -> Iterator[Ends]:
 
 
 def test_what_was_gathered_behind_a_full_socket_leaves(ends: Ends) -> None:
-    connection = ends.connection
-    connection.setblocking(False)
-    connection.send(bytes(LARGE))
-    assert connection.wait(ends.wakeup, 0) == []
-    connection.send(b"the next request")
-
-    def finish() -> None:
-        # Nothing wakes it but the socket, that can be written again.
-        assert connection.wait(ends.wakeup, 2.0) == []
-
-    received = []
-
-    def receive() -> None:
-        received.append(ends.receive(LARGE + 16)[LARGE:])
-
-    connection._owner = None  # another thread waits here
-    together(finish, receive)
-    assert received == [b"the next request"]
+    assert ends.select(0) == []
+    ends.connection.send(bytes(LARGE))
+    assert ends.select(0) == []
+    ends.connection.send(PING)
+    received = in_background(lambda: ends.receive(LARGE + len(PING))[LARGE:])
+    # Nothing wakes it but the socket, that can be written again.
+    assert ends.select(2.0) == []
+    assert received.result(LIMIT) == PING
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["kept", "lost"])
@@ -80,66 +82,58 @@ def test_held_up_heartbeat(
     ends: Ends, lost: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is told, once, also if the server has given the session up meanwhile."""
-    connection = ends.connection
-    connection.setblocking(False)
-    assert connection.wait(ends.wakeup, 0.1) == []
-    time.sleep(0.3)  # so long it is held up
+    assert ends.select(0.2) == []
+    time.sleep(0.5)  # so long it is held up
     if lost:
         ends.peer.close()
+        assert ends.select(0.2) == [ends.connection]
     else:
-        connection.send(b"a heartbeat")
-    assert connection.wait(ends.wakeup, 0.1) == ([connection] if lost else [])
-    connection.wait(ends.wakeup, 0)
+        ends.connection.send(PING)
+        assert ends.select(0) == []
+    ends.select(0)
+    wait_for_messages()
     (message,) = (one.message for one in caplog.records if one.levelno > logging.INFO)
     assert "the connection thread was held up" in message
 
 
-def test_closed_before_its_thread_has_it(ends: Ends) -> None:
+def test_closed_before_its_thread_has_it(
+    ends: Ends, handler: SequentialThreadingHandler
+) -> None:
     """kazoo handles no error of setblocking: its thread would end."""
-    in_thread(ends.connection.close)
-    ends.connection.setblocking(False)
-    for wait in (partial(ends.connection.wait, None, 0), ends.connection.wait_writable):
+    connection = ends.connection
+    in_thread(connection.close)
+    connection.setblocking(False)
+    for select in (
+        lambda: ends.select(0),
+        lambda: handler.select([connection], [], [], 0),
+        lambda: handler.select([], [connection], [], 0),
+    ):
         with pytest.raises(OSError) as caught:
-            wait()
+            select()
         assert caught.value.errno == errno.EBADF
 
 
 def test_no_descriptor_left(
-    handler: SequentialThreadingHandler, monkeypatch: pytest.MonkeyPatch
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(fd: int) -> Any:
+    """The client loses that connection, and makes another one."""
+    make, failed, states = _select.make_poller, list[int](), list[str]()
+
+    def fail_once(fd: int) -> Any:
+        if failed:
+            return make(fd)
+        failed.append(fd)
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr(_select, "make_poller", fail)
-    message = os.strerror(errno.EMFILE)
-    with (
-        socket.create_server(("127.0.0.1", 0)) as server,
-        pytest.raises(OSError, match=message),
-    ):
-        handler.create_connection(server.getsockname(), timeout=LIMIT)
-    stats = handler.stats()
-    assert (stats.connections_made, stats.connections_failed) == (0, 1)
-
-
-def test_slow_callback_while_no_server_answers(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    handler = SequentialThreadingHandler(slow_callback_duration=0.05)
-    handler.start()
-
-    def warned() -> bool:
-        with pytest.raises(ConnectionRefusedError):
-            handler.create_connection(("127.0.0.1", 1), timeout=LIMIT)
-        return bool(caplog.records)
-
-    try:
-        with Gate() as inside:
-            handler.completion_queue.put(inside)
-            inside.wait_entered()
-            wait_until(warned)
-    finally:
-        handler.stop()
-    assert "Gate runs for" in caplog.text
+    monkeypatch.setattr(_select, "make_poller", fail_once)
+    client = make_client(handler=SequentialThreadingHandler())
+    client.add_listener(states.append)
+    client.start_async()  # start() would give up, should it see the first one end
+    wait_until(lambda: len(states) == 3)
+    assert states == ["CONNECTED", "SUSPENDED", "CONNECTED"]
+    assert client.exists("/") is not None
+    stats = client.handler.stats()
+    assert (stats.connections_made, stats.connections_failed) == (2, 0)
 
 
 def test_names_are_resolved_though_no_more_may_be_spawned() -> None:

@@ -90,6 +90,7 @@ blocks = pytest.mark.stock_fails("waits at exit for a callback that blocks")
 @pytest.mark.parametrize("stopped", [False, True])
 @pytest.mark.parametrize("kind", ["completion", "watch"])
 def test_exit_with_a_callback_that_blocks(run: Any, kind: str, stopped: bool) -> None:
+    """It is reported, here to a logger that is silent, and keeps nobody."""
     script = """
 logging.getLogger("kazoo_seqthreading").addHandler(logging.NullHandler())
 if module.startswith("kazoo_"):
@@ -182,23 +183,56 @@ def test_nothing_is_printed_at_exit(run: Any, ending: str) -> None:
     assert run(ENDINGS[ending]) == ""
 
 
-def test_lock_of_a_thread_that_does_not_run_any_more() -> None:
-    """The handler is freed as the interpreter ends, when other threads are frozen."""
+@pytest.mark.parametrize("kind", ["completion", "watch"])
+def test_what_is_queued_at_exit_runs(run: Any, kind: str) -> None:
     script = """
-import threading
+import atexit
+
+def wait(*args):
+    entered.set()
+    threading.main_thread().join(10)  # until the interpreter ends
+    seen.append("first")
+
+def more(*args):
+    seen.append("second")
+
+seen = []
+atexit.register(lambda: print(*seen))  # after what is registered later
+client.start()
+if arguments[0] == "completion":
+    results = [client.exists_async("/") for _ in range(2)]
+    for result, function in zip(results, (wait, more)):
+        result.rawlink(function)
+        result.wait(10)
+else:
+    for path, function in ("/one", wait), ("/two", more):
+        client.exists(path, watch=function)
+    for path in "/one", "/two":
+        client.create(path)
+entered.wait()
+"""
+    assert run(script, kind) == "first second\n"
+
+
+@pytest.mark.parametrize("queue", ["completion_queue", "callback_queue"])
+def test_handler_is_freed_as_the_interpreter_ends(queue: str) -> None:
+    """Other threads are frozen then, in the middle of whatever they do."""
+    script = f"""
+import sys, threading
 from kazoo_seqthreading import SequentialThreadingHandler
 
 entered = threading.Event()
-handler = SequentialThreadingHandler()
+handler = SequentialThreadingHandler(stop_timeout=0.1, slow_callback_duration=None)
 handler.start()
-handler.callback_queue.put(handler._completions._lock.acquire)
-handler.callback_queue.put(handler._threads._lock.acquire)
-handler.callback_queue.put(entered.set)
-handler.callback_queue.put(threading.Event().wait)
+handler.{queue}.put(entered.set)
+handler.{queue}.put(threading.Event().wait)
 entered.wait()
+threading.excepthook = sys.excepthook = sys.unraisablehook = print
 """
     done = run_python(script, timeout=LIMIT + 5)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (done.returncode, done.stdout) == (0, "")
+    (report,) = [line for line in done.stderr.splitlines() if line[:1].isalpha()]
+    assert "did not stop within 0.1 s: still running threading.Event.wait" in report
 
 
 # -- signals -------------------------------------------------------------------------

@@ -71,6 +71,7 @@ def unharmed(client: Any, make_client: MakeClient) -> Iterator[Any]:
 def test_calls_fail_at_once(unharmed: Any) -> None:
     client = unharmed
     pending = client.handler.async_result()
+    event = client.handler.event_object()
     calls: dict[str, Callable[[], Any]] = {
         "exists": lambda: client.exists("/"),
         "get": lambda: client.get("/parent"),
@@ -89,6 +90,7 @@ def test_calls_fail_at_once(unharmed: Any) -> None:
         "wait": lambda: client.get_async("/parent").wait() and client.exists("/"),
         "inherited get": pending.get,
         "inherited wait": lambda: pending.wait(60),
+        "inherited event": event.wait,
         "add_auth": lambda: client.add_auth("digest", "user:password"),
     }
     outcomes = {name: in_child(call, one) for name, one in calls.items()}
@@ -103,6 +105,20 @@ def test_many_calls_in_one_child(unharmed: Any) -> None:
         return [call(result.get) for result in results]
 
     assert in_child(request) == [("ConnectionClosedError", True)] * 1000
+
+
+def test_events_of_the_child(unharmed: Any) -> None:
+    """They, and those that were set, are what they are."""
+    handler = unharmed.handler
+    inherited = handler.event_object()
+    inherited.set()
+
+    def wait() -> Any:
+        event = handler.event_object()
+        threading.Timer(0.05, event.set).start()
+        return inherited.wait(), event.wait(LIMIT), handler.event_object().wait(0.05)
+
+    assert in_child(wait) == (True, True, False)
 
 
 @hangs

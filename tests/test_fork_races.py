@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -10,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from kazoo_seqthreading import _asyncio, _futures, _result, _sync
+from kazoo_seqthreading import SequentialThreadingHandler
 from tests.background import LIMIT, in_background
 from tests.concurrency import Gate, frequent_switches, together
 from tests.forking import call, in_child, use
+from tests.internals import core_of
 from tests.support import MakeClient, wait_until
 
 pytestmark = [
@@ -24,20 +26,12 @@ pytestmark = [
 
 FAILED = ("ConnectionClosedError", True)
 
-#: Every lock of the package that one thread can hold while another one forks.
+#: Every lock that one thread can hold, in code of the package, while another one forks.
 LOCKS: dict[str, Callable[[Any], Any]] = {
-    "state": lambda client: client.handler._changed,
-    "completions": lambda client: client.handler.completion_queue._lock,
-    "watches": lambda client: client.handler.callback_queue._lock,
-    "threads": lambda client: client.handler._threads._lock,
-    "contexts": lambda client: client.handler._contexts._lock,
-    "ledger": lambda client: client.handler._ledger._lock,
-    "wake-up": lambda client: client._connection._write_sock._lock,
-    "connection": lambda client: client._connection._socket._lock,
-    "results": lambda client: _result._lock,
-    "futures": lambda client: _futures._lock,
-    "loops": lambda client: _asyncio._lock,
-    "renewing": lambda client: _sync._renewing,
+    "state": lambda client: core_of(client.handler)._changed,
+    "event": lambda client: client._stopped._cond,
+    "lock": lambda client: client.handler.lock_object(),
+    "rlock": lambda client: client.handler.rlock_object(),
 }
 
 
@@ -51,18 +45,19 @@ def use_everything(client: Any) -> Any:
     handler.stop()
     with pytest.raises(OSError, match="refused"):
         handler.create_connection(("127.0.0.1", 1))
-    assert handler.stats().connections_made == 1
-    return outcome, future.result(0), use(client)
+    handler.stats()
+    return outcome, future.result(LIMIT), use(client)
 
 
 @pytest.mark.parametrize("name", LOCKS)
 def test_lock_held_by_another_thread(client: Any, name: str) -> None:
+    lock = LOCKS[name](client)
     held, may_release = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with LOCKS[name](client):
+        with lock:
             held.set()
-            may_release.wait(LIMIT)
+            may_release.wait(4 * LIMIT)
 
     holder = in_background(hold)
     try:
@@ -73,6 +68,33 @@ def test_lock_held_by_another_thread(client: Any, name: str) -> None:
     holder.result(LIMIT)
 
 
+@pytest.mark.parametrize("kind", ["lock_object", "rlock_object"])
+def test_lock_is_free_in_the_child(client: Any, kind: str) -> None:
+    """And there alone; what waits for it in the parent gets it there."""
+    lock = getattr(client.handler, kind)()
+    held, may_release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            held.set()
+            may_release.wait(4 * LIMIT)
+
+    def acquire() -> Any:
+        with lock:
+            return together(partial(lock.acquire, False))
+
+    holder = in_background(hold)
+    try:
+        assert held.wait(LIMIT)
+        waiting = in_background(lock.acquire, True, LIMIT)
+        assert in_child(acquire) == [False]
+        assert not lock.acquire(False)
+    finally:
+        may_release.set()
+    holder.result(LIMIT)
+    assert waiting.result(LIMIT) is True
+
+
 def test_lock_that_was_acquired_just_now(client: Any) -> None:
     """The fork comes between a thread's acquiring and its saying so."""
     lock = client.handler.lock_object()
@@ -81,7 +103,7 @@ def test_lock_that_was_acquired_just_now(client: Any) -> None:
     held, may_release = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with lock._lock:
+        with lock._Lock__lock:
             held.set()
             may_release.wait(LIMIT)
 
@@ -92,6 +114,14 @@ def test_lock_that_was_acquired_just_now(client: Any) -> None:
     finally:
         may_release.set()
     holder.result(LIMIT)
+
+
+def test_lock_that_another_thread_releases(client: Any) -> None:
+    """A fork in its former owner leaves it free."""
+    lock = client.handler.lock_object()
+    lock.acquire()
+    in_background(lock.release).result(LIMIT)
+    assert in_child(lock.acquire, False) is True
 
 
 def test_reentrant_lock_of_the_forking_thread(client: Any) -> None:
@@ -147,37 +177,105 @@ def test_state_that_listeners_see(client: Any) -> None:
     assert in_child(stop) == [("LOST", False)]
 
 
-def test_fork_in_a_spawned_function(client: Any) -> None:
-    """It goes on in the child, in a thread that the handler counts."""
-    reader, writer = os.pipe()
-    handler = client.handler
+def test_spawned_threads_of_the_parent(make_client: MakeClient) -> None:
+    """They are over in the child, and take nobody's turn there."""
+    handler = SequentialThreadingHandler(max_spawned_threads=1)
+    client = make_client(handler=handler)
+    client.start()
 
-    def tell(spawned: list[Any]) -> None:
+    def look() -> Any:
+        for one in spawned:
+            one.join()
+        alive = [one.is_alive() for one in spawned]
+        counts = [handler.stats().spawned_threads]
+        for _ in range(2):
+            handler.spawn(counts.append, 1).join(LIMIT)
+        return alive, counts
+
+    with Gate() as inside:
+        spawned = [handler.spawn(inside)]
+        inside.wait_entered()
+        spawned.append(handler.spawn(inside))  # it waits for its turn
+        assert in_child(look) == ([False, False], [0, 1, 1])
+        assert [one.is_alive() for one in spawned] == [True, True]
+    for one in spawned:
+        one.join(LIMIT)
+
+
+class Warnings(logging.Handler):
+    """Tells when a slow callback was warned of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.came = threading.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.came.set()
+
+
+def test_background_threads(make_client: MakeClient) -> None:
+    """The threads that a process has for all its handlers start anew in a child."""
+    client = make_client(
+        handler=SequentialThreadingHandler(slow_callback_duration=0.05)
+    )
+    client.start()
+    logger = logging.getLogger("kazoo_seqthreading.watchdog")
+
+    def use_both() -> Any:
+        stat = client.exists_async("/").as_future().result(LIMIT)
+        warnings = Warnings()
+        logger.addHandler(warnings)
+        try:
+            with Gate() as inside:
+                client.handler.completion_queue.put(inside)
+                return stat is not None, warnings.came.wait(LIMIT)
+        finally:
+            logger.removeHandler(warnings)
+
+    def start_and_use_both() -> Any:
+        client.start()
+        return use_both()
+
+    assert use_both() == (True, True)
+    assert in_child(start_and_use_both) == (True, True)
+    assert use_both() == (True, True)
+
+
+@pytest.mark.parametrize("limit", [None, 1])
+def test_fork_in_a_spawned_function(make_client: MakeClient, limit: int | None) -> None:
+    """It goes on in the child, in a thread that the handler counts."""
+    handler = SequentialThreadingHandler(max_spawned_threads=limit)
+    client = make_client(handler=handler)
+    client.start()
+    reader, writer = os.pipe()
+
+    def tell() -> None:
         status = 1
         try:
-            spawned[0].join(LIMIT)
-            handler.spawn(int).join(LIMIT)
-            os.write(writer, b"%d" % (0 <= handler.stats().spawned_threads <= 2))
+            counts.append(handler.stats().spawned_threads)
+            next_one = handler.spawn(ran.set)
+            if limit is not None:
+                assert not next_one.ident
+            may_end.set()
+            next_one.join(LIMIT)
+            assert ran.is_set()
+            os.write(writer, b"%d" % counts[0])
             status = 0
         finally:
             os._exit(status)
 
-    def fork() -> int:
-        assert ready.wait(LIMIT)
+    def fork() -> None:
         pid = os.fork()
         if not pid:
-            handler.start()
-            threading.Thread(target=tell, args=(spawned,), daemon=True).start()
+            threading.Thread(target=tell, daemon=True).start()
+            may_end.wait(LIMIT)
         children.append(pid)
-        return pid
 
-    children: list[int] = []
-    spawned: list[Any] = []
-    ready = threading.Event()
-    spawned.append(handler.spawn(fork))
-    ready.set()
+    children, counts = list[int](), list[int]()
+    may_end, ran = threading.Event(), threading.Event()
+    spawned = handler.spawn(fork)
     try:
-        spawned[0].join(LIMIT)
+        spawned.join(LIMIT)
         assert os.waitpid(children[0], 0)[1] == 0
         assert os.read(reader, 10) == b"1"
     finally:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import gc
+import queue
 import threading
 import traceback
 import weakref
+from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from functools import partial
 from typing import Any
@@ -16,8 +18,17 @@ import pytest
 from kazoo.exceptions import ConnectionClosedError, NoNodeError
 
 from kazoo_seqthreading import AsyncResult, SequentialThreadingHandler, TimeoutError
-from tests.concurrency import LIMIT, frequent_switches, together
+from tests.concurrency import LIMIT, Gate, frequent_switches, in_thread, together
+from tests.internals import run_as_connection
 from tests.support import MakeClient, refcounted
+
+
+def settle(result: AsyncResult[Any]) -> None:
+    """Wait until all callbacks that are queued have run."""
+    done = threading.Event()
+    result._handler.completion_queue.put(done.set)
+    assert done.wait(LIMIT)
+
 
 # -- on a server -----------------------------------------------------------------------
 
@@ -130,6 +141,7 @@ def test_completed_once(result: AsyncResult[Any]) -> None:
     result.set("other")
     result.set_exception(NoNodeError)
     assert result.as_future() is future
+    settle(result)
     assert calls == ["value"]
 
 
@@ -144,7 +156,69 @@ def test_failing_done_callback_harms_nobody(result: AsyncResult[Any]) -> None:
     result.set("value")
     assert called.wait(LIMIT)
     assert result.as_future().result(0) == "value"
+    settle(result)
     assert next_ones == [result.as_future()]
+
+
+# -- callbacks of the future -----------------------------------------------------------
+
+
+def running_thread(seen: Future[str]) -> Callable[[object], None]:
+    return lambda future: seen.set_result(threading.current_thread().name)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_done_callback_of_a_client_runs_in_the_completion_worker(
+    client: Any, late: bool
+) -> None:
+    future, seen = client.get_async("/").as_future(), Future[str]()
+    if late:
+        future.result(LIMIT)
+    future.add_done_callback(running_thread(seen))
+    assert seen.result(LIMIT).endswith("-completion")
+
+
+def test_done_callback_of_a_cancelled_future(result: AsyncResult[Any]) -> None:
+    seen = Future[str]()
+    result.as_future().add_done_callback(running_thread(seen))
+    result.as_future().cancel()
+    assert seen.result(LIMIT).endswith("-completion")
+
+
+def test_done_callback_on_a_stopped_handler_runs_where_it_is_completed() -> None:
+    result, seen = AsyncResult[str](SequentialThreadingHandler()), Future[str]()
+    result.as_future().add_done_callback(running_thread(seen))
+    result.set("value")
+    assert seen.result(0) == threading.current_thread().name
+
+
+def test_done_callback_where_nobody_takes_from_the_queue() -> None:
+    """As a link of the result, it runs where the result is completed."""
+    handler = SequentialThreadingHandler()
+    handler.completion_queue = queue.Queue()  # it serves from the next start on
+    result, calls = AsyncResult[str](handler), list[Any]()
+    result.rawlink(calls.append)
+    result.as_future().add_done_callback(calls.append)
+    result.set("value")
+    assert calls == [result, result.as_future()]
+
+
+def test_done_callback_that_blocks_does_not_hold_up_a_client(client: Any) -> None:
+    with Gate() as inside:
+        client.get_async("/").as_future().add_done_callback(inside)
+        inside.wait_entered()
+        assert client.get("/")[0] == b""
+        assert client.get_async("/").as_future().result(LIMIT)[0] == b""
+
+
+def test_who_holds_a_futures_lock_does_not_hold_up_a_connection_thread(
+    handler: SequentialThreadingHandler, result: AsyncResult[Any]
+) -> None:
+    """Whoever waits for several futures takes it, and so does ``repr``."""
+    future = result.as_future()
+    with future._condition:
+        in_thread(lambda: run_as_connection(handler, lambda: result.set("value")))
+    assert future.result(LIMIT) == "value"
 
 
 # -- cancelling ------------------------------------------------------------------------
@@ -233,6 +307,7 @@ def test_race_for_the_future(handler: SequentialThreadingHandler) -> None:
         assert len({id(future) for future in futures}) == 1
         futures[0].add_done_callback(lambda future: calls.append(future.result()))
     concurrent.futures.wait(answers[0], LIMIT)
+    settle(results[0])
     assert calls == [1] * 500
 
 

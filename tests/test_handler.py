@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import logging
 import math
 import os
+import queue
 import re
 import signal
 import ssl
@@ -19,15 +21,18 @@ import pytest
 from kazoo.protocol.states import Callback, WatchedEvent
 
 from kazoo_seqthreading import SequentialThreadingHandler
+from tests.background import in_background
 from tests.concurrency import (
     LIMIT,
     RAISED,
     Gate,
     frequent_switches,
     in_thread,
+    interrupt,
     make_exception,
     together,
 )
+from tests.internals import core_of, run_as_connection, stopping
 from tests.support import run_python, wait_until
 
 if TYPE_CHECKING:
@@ -85,7 +90,7 @@ def other_than(kind: str) -> str:
 
 def threads_of(handler: SequentialThreadingHandler) -> list[str]:
     """Return the roles of the threads of *handler* that live."""
-    prefix = handler._prefix + "-"
+    prefix = core_of(handler).prefix + "-"
     return sorted(
         thread.name[len(prefix) :]
         for thread in threading.enumerate()
@@ -185,6 +190,74 @@ def test_queues_are_kazoos(handler: SequentialThreadingHandler) -> None:
     assert handler.callback_queue.empty()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_queue_that_is_assigned_serves_from_the_next_start_on(
+    handler: SequentialThreadingHandler, kind: str
+) -> None:
+    name = {"completion": "completion_queue", "watch": "callback_queue"}[kind]
+    theirs, seen = queue.Queue[Any](), list[str]()
+    handler.stop()
+    setattr(handler, name, theirs)
+    assert getattr(handler, name) is theirs
+    if kind == "watch":  # those of results run at once on a stopped handler
+        dispatch(handler, kind, lambda: seen.append("early"))
+        assert theirs.qsize() == 1
+    handler.start()
+    settle(handler)
+    theirs.put(lambda: seen.append("theirs"))
+    settle(handler)
+    assert seen == ["early"] * (kind == "watch") + ["theirs"]
+    handler.stop()
+    assert theirs.empty()
+    assert getattr(handler, name) is not theirs  # as with kazoo's
+    handler.start()
+    settle(handler)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_queue_that_is_assigned_to_a_running_handler(
+    handler: SequentialThreadingHandler, kind: str
+) -> None:
+    name = {"completion": "completion_queue", "watch": "callback_queue"}[kind]
+    theirs, seen = queue.Queue[Any](), list[str]()
+    setattr(handler, name, theirs)
+    dispatch(handler, kind, lambda: seen.append("theirs"))
+    settle(handler, other_than(kind))
+    assert (theirs.qsize(), seen) == (1, [])  # it waits for the next start
+    theirs.get_nowait()
+    handler.stop()
+    handler.start()
+    settle(handler)
+    assert threads_of(handler) == KINDS
+
+
+def test_handler_has_one_attribute(handler: SequentialThreadingHandler) -> None:
+    settle(handler)
+    handler.spawn(print_nothing).join(LIMIT)
+    assert len(vars(handler)) == 1
+
+
+def test_threads_do_not_hold_the_handler() -> None:
+    """Also while they run: it is collected when nobody needs it."""
+    other, inside = SequentialThreadingHandler(), Gate()
+    other.start()
+    prefix, reference = core_of(other).prefix, weakref.ref(other)
+    with inside:
+        other.callback_queue.put(inside)
+        other.spawn(inside)
+        inside.wait_entered()
+        del other
+
+        def gone() -> bool:
+            gc.collect()
+            return reference() is None
+
+        wait_until(gone)
+    wait_until(
+        lambda: not [t for t in threading.enumerate() if t.name.startswith(prefix)]
+    )
+
+
 @pytest.mark.parametrize("func", [None, 1, "name"])
 def test_callbacks_must_be_callable(
     handler: SequentialThreadingHandler, func: Any
@@ -221,11 +294,11 @@ def test_threads_are_daemons_with_telling_names(make: Make) -> None:
     names = [thread.name for thread in threading.enumerate()]
     for handler in (one, two):
         for role in KINDS:
-            assert names.count(f"{handler._prefix}-{role}") == 1
-    assert one._prefix != two._prefix
-    assert one._prefix.startswith("kazoo-seqthreading-")
+            assert names.count(f"{core_of(handler).prefix}-{role}") == 1
+    assert core_of(one).prefix != core_of(two).prefix
+    assert core_of(one).prefix.startswith("kazoo-seqthreading-")
     for thread in threading.enumerate():
-        if thread.name.startswith(one._prefix):
+        if thread.name.startswith(core_of(one).prefix):
             assert thread.daemon
 
 
@@ -239,7 +312,7 @@ def test_spawned_threads_are_named(handler: SequentialThreadingHandler) -> None:
     spawned = handler.spawn(work, 1, keyword=2)
     spawned.join(LIMIT)
     assert not spawned.is_alive()
-    assert names[0].startswith(f"{handler._prefix}-spawn:{__name__}.")
+    assert names[0].startswith(f"{core_of(handler).prefix}-spawn:{__name__}.")
     assert names[0].endswith("<locals>.work")
 
 
@@ -268,12 +341,15 @@ def test_stop_lets_what_is_queued_run(make: Make, kind: str) -> None:
         dispatch(handler, kind, partial(seen.append, name))
 
     def opens() -> None:
-        wait_until(lambda: handler._stopping)  # and refuses watches already
-        dispatch(handler, "watch", lambda: seen.append("refused"))
+        wait_until(lambda: stopping(handler))  # watches wait for the next start now
+        dispatch(handler, "watch", lambda: seen.append("next start"))
         inside.open()
 
     together(handler.stop, opens)
     assert seen == ["one", "two"]
+    handler.start()
+    settle(handler)
+    assert seen == ["one", "two", "next start"]
 
 
 def test_links_of_a_stopped_handler_run_where_the_result_is_set(
@@ -292,20 +368,165 @@ def test_links_of_a_stopped_handler_run_where_the_result_is_set(
     assert seen == [ident, threading.get_ident()]
 
 
-def test_nothing_after_stop_and_nothing_stale_after_start(
+def test_link_on_a_stopped_handler_that_raises(
+    handler: SequentialThreadingHandler, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is isolated from who completes the result, and from the others."""
+    handler.stop()
+    seen, result = list[str](), handler.async_result()
+
+    def fails(_: object) -> None:
+        raise make_exception("SystemExit")
+
+    result.rawlink(fails)
+    result.rawlink(lambda _: seen.append("next"))
+    result.set()
+    assert seen == ["next"]
+    assert [record.name for record in caplog.records] == ["kazoo_seqthreading.worker"]
+
+
+def test_watches_of_a_stopped_handler_wait_for_the_next_start(
     handler: SequentialThreadingHandler,
 ) -> None:
     handler.stop()
     seen = list[str]()
-    dispatch(handler, "watch", lambda: seen.append("stale"))
+    for number in ("one", "two"):
+        dispatch(handler, "watch", partial(seen.append, number))
     dispatch(handler, "completion", lambda: seen.append("at once"))
+    handler.stop()
+    assert not handler.callback_queue.empty()
     assert seen == ["at once"]
     handler.start()
     settle(handler)
-    assert seen == ["at once"]
+    assert seen == ["at once", "one", "two"]
 
 
-def test_watches_racing_stop_run_before_it_returns() -> None:
+def test_watches_of_an_ended_session_are_dropped(
+    handler: SequentialThreadingHandler,
+) -> None:
+    """Those of another client, that lives on, run at the next start."""
+
+    def dispatch_from(name: str) -> None:
+        dispatch(handler, "watch", partial(seen.append, name))
+
+    def live_on() -> None:
+        dispatch_from("lives")
+        inside()
+
+    seen = list[str]()
+    handler.stop()
+    with Gate() as inside:
+        living = in_background(run_as_connection, handler, live_on)
+        inside.wait_entered()
+        run_as_connection(handler, partial(dispatch_from, "ended"))
+        handler.start()
+        settle(handler)
+    living.result(LIMIT)
+    assert seen == ["lives"]
+
+
+def test_watch_of_an_ended_session_whose_dispatch_meets_a_stop(make: Make) -> None:
+    """It runs before the workers end, or not at all, whatever step it was at."""
+
+    def dispatch_interrupted(number: int) -> None:
+        came.append(interrupt(call, number, handler.stop))
+
+    came = list[bool]()
+    for number in itertools.count(1):
+        handler, seen = make(), list[str]()
+        callback = Callback("watch", seen.append, ("ended",))
+        call = partial(handler.dispatch_callback, callback)
+        in_thread(
+            partial(run_as_connection, handler, partial(dispatch_interrupted, number))
+        )
+        handler.stop()
+        before = list(seen)
+        handler.start()
+        settle(handler)
+        assert seen == before, f"interrupted at step {number}"
+        handler.stop()
+        if not came[-1]:
+            assert seen == ["ended"]
+            break
+    assert number > 1
+
+
+def test_watches_that_come_in_time_run_though_their_session_ends(
+    handler: SequentialThreadingHandler,
+) -> None:
+    seen = list[str]()
+    with Gate() as inside:
+        dispatch(handler, "watch", inside)
+        inside.wait_entered()
+        run_as_connection(
+            handler, lambda: dispatch(handler, "watch", lambda: seen.append("ran"))
+        )
+    handler.stop()
+    assert seen == ["ran"]
+
+
+def test_links_in_a_connection_thread_of_a_stopped_handler(make: Make) -> None:
+    """They may block: a worker runs them, and the thread ends after it."""
+    handler, seen, inside = make(stop_timeout=LIMIT), list[Any](), Gate()
+    handler.stop()
+    links = list[int]()
+
+    def complete() -> int:
+        for number in range(3):
+            result = handler.async_result()
+            result.rawlink(inside if number == 0 else lambda _: links.append(1))
+            result.set()
+        seen.append("completed")
+        return threading.get_ident()
+
+    with inside:
+        thread = in_background(run_as_connection, handler, complete)
+        inside.wait_entered()
+        wait_until(lambda: seen == ["completed"])
+        assert not thread.done()
+        assert links == []
+        assert threads_of(handler) == ["completion"]
+    thread.result(LIMIT)
+    assert links == [1, 1]
+    wait_until(lambda: threads_of(handler) == [])
+
+
+def test_next_start_follows_the_links_of_a_connection_thread(make: Make) -> None:
+    handler, seen = make(stop_timeout=LIMIT), list[str]()
+    handler.stop()
+
+    def complete() -> None:
+        result = handler.async_result()
+        result.rawlink(inside)
+        result.rawlink(lambda _: seen.append("late"))
+        result.set()
+
+    with Gate() as inside:
+        thread = in_background(run_as_connection, handler, complete)
+        inside.wait_entered()
+        handler.start()
+        dispatch(handler, "completion", lambda: seen.append("started"))
+        settle(handler, "watch")
+        assert seen == []
+    thread.result(LIMIT)
+    settle(handler)
+    assert seen == ["late", "started"]
+
+
+def test_stop_in_a_connection_thread_waits_for_nothing(make: Make) -> None:
+    handler = make(stop_timeout=2 * LIMIT)
+    with Gate() as inside:
+        for kind in KINDS:
+            dispatch(handler, kind, inside)
+        inside.wait_entered()
+        in_thread(partial(run_as_connection, handler, handler.stop), LIMIT / 2)
+        assert not handler.running
+        assert not inside.passed.is_set()
+    wait_until(lambda: threads_of(handler) == [])
+
+
+def test_watches_racing_stop_run_once_and_in_order() -> None:
+    """Before stop returns, or at the next start."""
     with frequent_switches():
         for _ in range(50):
             handler, seen = SequentialThreadingHandler(), list[int]()
@@ -320,40 +541,64 @@ def test_watches_racing_stop_run_before_it_returns() -> None:
                 return len(seen)
 
             _, count = together(put, stop)
-            assert seen == list(range(count))
+            assert len(seen) == count
+            handler.start()
+            settle(handler)
+            handler.stop()
+            assert seen == list(range(50))
 
 
+@pytest.mark.parametrize("kind", KINDS)
 def test_stop_gives_up_in_time_and_reports(
-    make: Make, caplog: pytest.LogCaptureFixture
+    make: Make, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
+    """What is left then runs once the callback returns, or at the next start."""
     handler, seen = make(stop_timeout=0.1), list[str]()
 
     def stands_still() -> None:
         inside()
 
-    def left_behind() -> None:
-        seen.append("abandoned")
-
     with Gate() as inside:
-        dispatch(handler, "completion", stands_still)
+        dispatch(handler, kind, stands_still)
         inside.wait_entered()
-        dispatch(handler, "completion", left_behind)
+        for number in ("one", "two"):
+            dispatch(handler, kind, partial(seen.append, number))
         in_thread(handler.stop, LIMIT / 2)  # the gate opens after LIMIT
         (record,) = caplog.records
         assert record.levelno == logging.ERROR
         assert record.name == "kazoo_seqthreading.handler"
         first, _, stack = record.message.partition("\n")
-        assert f"{handler._prefix}-completion did not end within 0.1 s" in first
-        assert ".<locals>.<lambda> still runs, 1 callbacks behind it are" in first
+        assert f"{core_of(handler).prefix}-{kind} did not stop within 0.1 s" in first
+        assert ".<lambda>" in first
+        assert "2 queued behind it. Stack:" in first
         assert "in stands_still" in stack
-        # it goes on without it
+        assert seen == []
+        assert threads_of(handler) == [kind]
+    wait_until(lambda: threads_of(handler) == [])
+    if kind == "completion":
+        assert seen == ["one", "two"]
+    else:
+        assert seen == []
         handler.start()
         settle(handler)
-        wait_until(lambda: threads_of(handler) == ["completion", "completion", "watch"])
-    assert inside.passed.wait(LIMIT)
+        assert seen == ["one", "two"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_start_goes_on_without_what_was_given_up(make: Make, kind: str) -> None:
+    handler, seen = make(stop_timeout=0.1), list[str]()
+    with Gate() as inside:
+        dispatch(handler, kind, inside)
+        inside.wait_entered()
+        dispatch(handler, kind, lambda: seen.append("left"))
+        in_thread(handler.stop, LIMIT / 2)
+        handler.start()
+        settle(handler)
+        assert threads_of(handler) == sorted([*KINDS, kind])
+        assert seen == []
     wait_until(lambda: threads_of(handler) == KINDS)
     settle(handler)
-    assert seen == []
+    assert seen == ["left"]
 
 
 def test_stop_timeout_of_nothing(make: Make, caplog: pytest.LogCaptureFixture) -> None:
@@ -362,7 +607,10 @@ def test_stop_timeout_of_nothing(make: Make, caplog: pytest.LogCaptureFixture) -
         dispatch(handler, "watch", inside)
         inside.wait_entered()
         in_thread(handler.stop, LIMIT / 2)
-        assert "still runs" in caplog.text
+        (record,) = caplog.records  # the other worker has nothing to do
+        assert f"-watch did not stop within 0 s: still running {__name__}." in (
+            record.message
+        )
     wait_until(lambda: threads_of(handler) == [])
 
 
@@ -454,7 +702,7 @@ def test_callback_and_main_stop_at_once(make: Make, kind: str) -> None:
 
     def stops() -> None:
         entered.set()
-        wait_until(lambda: handler._stopping)  # main is in stop
+        wait_until(lambda: stopping(handler))  # main is in stop
         handler.stop()
         done.set()
 
@@ -519,7 +767,7 @@ def test_signal_handler_stops_in_the_middle_of_stop(make: Make) -> None:
         calls.append("stopped")
 
     def interrupt() -> None:
-        wait_until(lambda: main in handler._stopping)
+        wait_until(lambda: main in stopping(handler))
         signal.pthread_kill(main, signal.SIGUSR1)
         assert signalled.wait(LIMIT)
         inside.open()
@@ -549,7 +797,7 @@ def test_interrupt_of_stop(make: Make) -> None:
         raise KeyboardInterrupt
 
     def interrupt() -> None:
-        wait_until(lambda: main in handler._stopping)
+        wait_until(lambda: main in stopping(handler))
         time.sleep(0.05)  # it goes to sleep
         signal.pthread_kill(main, signal.SIGUSR1)
 
@@ -567,7 +815,7 @@ def test_interrupt_of_stop(make: Make) -> None:
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert not handler.running
-    assert handler._stopping == set()
+    assert stopping(handler) == set()
     handler.stop()
     wait_until(lambda: threads_of(handler) == [])
 
@@ -621,6 +869,25 @@ def test_restart_that_fails_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     handler.stop()
 
 
+# -- events ----------------------------------------------------------------------------
+
+
+def test_event_that_is_set_in_the_middle_of_set(
+    handler: SequentialThreadingHandler,
+) -> None:
+    """As a signal handler may do."""
+    event = handler.event_object()
+
+    def interrupted() -> None:
+        with event._cond:  # here is where the signal arrives
+            event.clear()
+            event.set()
+
+    waiting = in_background(event.wait, LIMIT)
+    in_thread(interrupted, LIMIT / 2)
+    assert waiting.result(LIMIT) is True
+
+
 # -- life ------------------------------------------------------------------------------
 
 
@@ -632,7 +899,7 @@ def test_unreferenced_handler_is_collected(started: bool) -> None:
         handler.start()
         settle(handler)
         handler.spawn(print_nothing).join(LIMIT)
-    reference, prefix = weakref.ref(handler), handler._prefix
+    reference, prefix = weakref.ref(handler), core_of(handler).prefix
     del handler, result
 
     def gone() -> bool:
@@ -654,7 +921,7 @@ import threading
 from kazoo.protocol.states import Callback
 from kazoo_seqthreading import SequentialThreadingHandler
 
-handler = SequentialThreadingHandler()
+handler = SequentialThreadingHandler(stop_timeout=0.1, slow_callback_duration=None)
 handler.start()
 entered = threading.Semaphore(0)
 
@@ -672,8 +939,46 @@ print("main returns")
 
 
 def test_process_exits_with_callbacks_that_block() -> None:
-    done = run_python(EXITS, timeout=20.0)
-    assert (done.stdout, done.stderr, done.returncode) == ("main returns\n", "", 0)
+    done = run_python(EXITS, timeout=LIMIT)
+    assert (done.stdout, done.returncode) == ("main returns\n", 0)
+    reports = re.findall(
+        r"^\S+-(\w+) did not stop .* running (\S+),", done.stderr, re.M
+    )
+    assert sorted(reports) == [(kind, "__main__.block") for kind in KINDS]
+
+
+QUEUED = """
+import atexit, threading
+from kazoo.protocol.states import Callback
+from kazoo_seqthreading import SequentialThreadingHandler
+
+seen = []
+atexit.register(lambda: print(*seen))  # after what is registered later
+handler = SequentialThreadingHandler()
+handler.start()
+entered, ended = threading.Event(), threading.Event()
+
+def wait(result):
+    entered.set()
+    ended.wait(10)
+    seen.append("completion")
+
+result = handler.async_result()
+result.rawlink(wait)
+result.rawlink(lambda result: seen.append("queued"))
+result.set()
+entered.wait(10)
+handler.dispatch_callback(Callback("watch", seen.append, ("watch",)))
+atexit.register(ended.set)  # before what is registered earlier
+"""
+
+
+def test_what_is_queued_at_exit_runs() -> None:
+    done = run_python(QUEUED, timeout=LIMIT)
+    assert (done.stderr, done.returncode) == ("", 0)
+    seen = done.stdout.split()
+    assert sorted(seen) == ["completion", "queued", "watch"]
+    assert seen.index("completion") < seen.index("queued")
 
 
 # -- options ---------------------------------------------------------------------------

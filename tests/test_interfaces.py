@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import pickle
 import queue
+import socket
 import threading
 import time
 from abc import ABC, ABCMeta, abstractmethod
-from types import FunctionType
+from contextlib import ExitStack
+from types import FunctionType, GetSetDescriptorType, MemberDescriptorType
 from typing import Any
 
 import pytest
@@ -19,7 +23,7 @@ from kazoo.retry import KazooRetry
 
 import kazoo_seqthreading
 from kazoo_seqthreading import AsyncResult, SequentialThreadingHandler
-from tests.concurrency import in_thread
+from tests.concurrency import LIMIT, in_thread
 
 HANDLER_ATTRIBUTES = ["name", "timeout_exception", "sleep_func"]
 #: What the contract names beside the interface.
@@ -53,11 +57,10 @@ def rebased(cls: type[Any], interface: type[Any], abc: type[Any]) -> type[Any]:
     """Return *cls*, made anew with *abc* in place of *interface*."""
     bases = tuple(abc if base is interface else base for base in cls.__bases__)
     assert abc in bases
-    slots = vars(cls).get("__slots__", ())
     members = {
         name: value
         for name, value in vars(cls).items()
-        if name not in ("__dict__", "__weakref__", *slots)
+        if not isinstance(value, (GetSetDescriptorType, MemberDescriptorType))
     }
     return ABCMeta(cls.__name__, bases, members)
 
@@ -132,7 +135,6 @@ def test_locks() -> None:
     handler = SequentialThreadingHandler()
     for lock in (handler.lock_object(), handler.rlock_object()):
         assert lock.acquire()
-        assert lock.locked() is (type(lock).__name__ == "Lock")
         lock.release()
         with lock:
             pass
@@ -142,15 +144,61 @@ def test_locks() -> None:
         lock.release()
         with pytest.raises(RuntimeError):
             lock.release()
-    assert repr(handler.lock_object()).startswith("<Lock <unlocked")
 
 
-def test_rlock_in_a_condition() -> None:
+def test_lock_tells_whether_it_is_held() -> None:
+    lock = SequentialThreadingHandler().lock_object()
+    assert repr(lock).startswith("<Lock <unlocked")
+    with lock:
+        assert lock.locked()
+        assert not lock.acquire(False)
+    assert not lock.locked()
+
+
+def test_rlock_is_threadings() -> None:
     lock = SequentialThreadingHandler().rlock_object()
-    changed = threading.Condition(lock)  # type: ignore[arg-type]
+    assert type(lock) is type(threading.RLock())
+    changed = threading.Condition(lock)
     with lock, changed:
         assert not changed.wait(0.001)
-    assert not lock.locked()
+    with pytest.raises(RuntimeError):
+        lock.release()
+
+
+def test_isinstance_of_kazoos_handler() -> None:
+    """For code that asks; none of it is used."""
+    handler = SequentialThreadingHandler()
+    assert isinstance(handler, KazoosHandler)
+    inherited = {
+        name
+        for name, value in vars(KazoosHandler).items()
+        if isinstance(value, (FunctionType, property))
+        and not name.startswith("_")
+        and getattr(SequentialThreadingHandler, name) is value
+    }
+    assert inherited == set()
+    assert list(vars(handler)) == ["_kazoo_seqthreading"]
+
+
+def test_sockets_and_threads_are_what_kazoos_handler_returns() -> None:
+    handler = SequentialThreadingHandler()
+    thread = handler.spawn(threading.get_ident)
+    assert isinstance(thread, threading.Thread)
+    thread.join(LIMIT)
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        for sock in (
+            *handler.create_socket_pair(),
+            handler.create_connection(server.getsockname(), timeout=LIMIT),
+            handler.socket(),
+        ):
+            assert isinstance(stack.enter_context(sock), socket.socket)
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_handler_cannot_be_copied(duplicate: Any) -> None:
+    with pytest.raises(TypeError, match="cannot be copied or pickled"):
+        duplicate(SequentialThreadingHandler())
 
 
 def test_event_is_set_in_the_middle_of_a_set() -> None:

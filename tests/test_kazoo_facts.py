@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 import threading
+from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +18,24 @@ from kazoo.protocol.connection import ConnectionHandler
 from kazoo.protocol.serialization import ReplyHeader
 from kazoo.protocol.states import Callback, WatchedEvent
 
-from kazoo_seqthreading import AsyncResult, SequentialThreadingHandler, _connection
-from kazoo_seqthreading._handler import _would_block_connection
+from kazoo_seqthreading import (
+    AsyncResult,
+    SequentialThreadingHandler,
+    _connection,
+    _handler,
+)
 from kazoo_seqthreading._kazoo import (
+    connection_of,
+    has_queues,
+    in_flight,
     is_chain_link,
-    is_connection_loop,
+    results_behind,
+    unsent,
 )
 from kazoo_seqthreading._sync import Event
+from kazoo_seqthreading._waiting import would_block_connection
 from tests.concurrency import LIMIT
+from tests.internals import core_of
 from tests.support import wait_until
 
 if TYPE_CHECKING:
@@ -36,10 +47,9 @@ class Recording(SequentialThreadingHandler):
 
     def __init__(self) -> None:
         super().__init__()
-        self.links: list[Any] = []
+        self.links: list[tuple[Any, Any]] = []
         self.spawned: list[Any] = []
         self.events: list[Any] = []
-        self.sent = self.received = 0
 
     def async_result(self) -> AsyncResult[Any]:
         return RecordingResult(self)
@@ -54,14 +64,18 @@ class Recording(SequentialThreadingHandler):
 
 class RecordingResult(AsyncResult[Any]):
     def rawlink(self, callback: Any) -> None:
-        self._handler.links.append(callback)
+        self._handler.links.append((self, callback))
         super().rawlink(callback)
 
 
 class RecordingEvent(Event):
+    def __init__(self, handler: Recording) -> None:
+        super().__init__(core_of(handler))
+        self._recorded = handler.events
+
     def is_set(self) -> bool:
         # threading.Event.wait asks, too
-        self._handler.events.append(self)  # type: ignore[attr-defined]
+        self._recorded.append(self)
         return super().is_set()
 
 
@@ -88,7 +102,7 @@ def test_links_of_chains(make_client: MakeClient, handler: Recording) -> None:
     client.ensure_path("/d/e")
     client.sync("/d")
     client.create("/d/f", sequence=True)
-    assert {name_of(link) for link in handler.links} == {
+    assert {name_of(link) for _, link in handler.links} == {
         "KazooClient.create_async.<locals>.create_completion",
         "KazooClient.create_async.<locals>.retry_completion",
         "KazooClient.ensure_path_async.<locals>.create_completion",
@@ -96,7 +110,51 @@ def test_links_of_chains(make_client: MakeClient, handler: Recording) -> None:
         "KazooClient.ensure_path_async.<locals>.prepare_completion",
         "KazooClient.sync_async.<locals>._sync_completion",
     }
-    assert all(is_chain_link(link) for link in handler.links)
+    assert all(is_chain_link(link) for _, link in handler.links)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client: client.create_async("/a/b/c", makepath=True),
+        lambda client: client.ensure_path_async("/d/e"),
+        lambda client: client.sync_async("/"),
+    ],
+    ids=["create", "ensure_path", "sync"],
+)
+def test_what_a_chain_completes_is_found(
+    make_client: MakeClient, handler: Recording, call: Any
+) -> None:
+    """From what is in flight, link by link, to the result that the caller has."""
+    client = make_client(handler=handler)
+    client.start()
+    handler.links.clear()
+    outer = call(client)
+    outer.get(timeout=LIMIT)
+    assert handler.links
+    for inner, link in handler.links:
+        todo, found = [inner], list[Any]()
+        while todo:
+            result = todo.pop()
+            found.append(result)
+            for linked, callback in handler.links:
+                if linked is result:
+                    todo += [
+                        one for one in results_behind(callback) if one not in found
+                    ]
+        assert outer in found, f"not behind {name_of(link)}"
+
+
+def test_results_behind_a_users_closure() -> None:
+    mine = Recording().async_result()
+    assert results_behind(lambda result: mine.set()) == [mine]
+    assert results_behind(partial(lambda one, result: one.set(), mine)) == [mine]
+    assert results_behind(print) == []
+
+    def recursive(result: object) -> Any:
+        return recursive, mine
+
+    assert results_behind(recursive) == [mine]
 
 
 def test_users_links_are_no_chains() -> None:
@@ -124,14 +182,104 @@ def test_users_links_are_no_chains() -> None:
 def test_connection_loop(make_client: MakeClient, handler: Recording) -> None:
     client = make_client(handler=handler)
     client.start()
-    assert handler.spawned == [client._connection.zk_loop]
-    assert is_connection_loop(client._connection.zk_loop)
-    assert handler.spawned[0].__func__ is ConnectionHandler.zk_loop
+    connection = client._connection
+    assert handler.spawned == [connection.zk_loop]
+    assert connection_of(handler.spawned[0]) is connection
+    assert client._connection.client is client
     for other in (client.start, ConnectionHandler.zk_loop, print, handler.spawn):
-        assert not is_connection_loop(other)
-    assert len(handler._connections) == 1
+        assert connection_of(other) is None
+    assert core_of(handler).connections.connections() == [connection]
     client.stop()
-    assert len(handler._connections) == 0
+    assert len(core_of(handler).connections) == 0
+
+
+def test_channel_is_made_before_the_loop_is_spawned(handler: Recording) -> None:
+    """So ``spawn`` can tell the channel which client it serves."""
+    connection: Any = KazooClient(handler=handler)._connection
+    ends = list[Any]()
+
+    def spawn(func: Any) -> Any:
+        assert func == connection.zk_loop
+        ends.extend((connection._read_sock, connection._write_sock))
+
+    handler.spawn = spawn  # type: ignore[method-assign]
+    connection.start()
+    assert [end.channel.client for end in ends] == [None, None]
+    connection.connection_stopped.set()
+    connection.close()
+    assert [end.fileno() for end in ends] == [-1, -1]
+
+
+def test_queues_of_a_client(handler: Recording) -> None:
+    client = KazooClient(handler=handler)
+    assert type(client._queue) is type(client._pending) is deque
+    assert has_queues(client._connection)
+    for missing in ("_queue", "_pending"):
+        other = KazooClient(handler=handler)
+        setattr(other, missing, [])
+        assert not has_queues(other._connection)
+        assert in_flight(other._connection) == []
+        assert not unsent(other._connection)
+
+
+def test_requests_are_in_the_queues(client: Any) -> None:
+    """One that is sent goes from ``_queue`` to ``_pending``, with its xid."""
+    connection, held, release = client._connection, threading.Event(), threading.Event()
+
+    def hold(state: str) -> None:
+        held.set()
+        assert release.wait(LIMIT)
+
+    assert client._live.is_set()
+    assert not unsent(connection)
+    client.add_listener(hold)
+    connection._socket.close()
+    assert held.wait(LIMIT)  # its thread sends and reads nothing
+    try:
+        assert not client._live.is_set()
+        results = [client.exists_async("/") for _ in range(3)]
+        assert [entry[1] for entry in client._queue] == results
+        assert {len(entry) for entry in client._queue} == {2}
+        assert in_flight(connection) == results
+        assert not unsent(connection), "there is no connection"
+        client._live.set()
+        assert unsent(connection)
+        client._live.clear()
+        request, result = client._queue.popleft()
+        client._pending.append((request, result, 1))  # as if it were sent
+        assert set(in_flight(connection)) == set(results)
+        client._queue.appendleft(client._pending.pop()[:2])
+    finally:
+        client.remove_listener(hold)
+        release.set()
+    for result in results:
+        assert result.get(timeout=LIMIT) is not None
+    assert in_flight(connection) == []
+
+
+def test_pending_requests_have_their_result_in_the_middle(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, read = list[Any](), client._connection._read_response
+
+    def look(header: Any, *args: Any) -> Any:
+        seen.append((client._pending[0], header.xid))
+        return read(header, *args)
+
+    monkeypatch.setattr(client._connection, "_read_response", look)
+    result = client.exists_async("/")
+    assert result.get(timeout=LIMIT) is not None
+    (((_, found, xid), expected),) = seen
+    assert found is result
+    assert xid == expected > 0
+
+
+def test_queue_is_replaced_when_the_session_ends(client: Any) -> None:
+    before, pending = client._queue, client._pending
+    client.stop()
+    assert client._queue is not before
+    assert client._pending is not pending
+    assert type(client._queue) is type(client._pending) is deque
 
 
 def test_loop_asks_for_stopped_first_and_closes_the_client(handler: Recording) -> None:
@@ -181,7 +329,7 @@ def test_listeners_are_called_by_make_state_change() -> None:
     def listener(state: str) -> None:
         frames.append(sys._getframe(1).f_code.co_name)
         frames.append(sys._getframe(1).f_globals["__name__"])
-        names.append(str(_would_block_connection()))
+        names.append(str(would_block_connection()))
 
     client.add_listener(listener)
     client._make_state_change("CONNECTED")
@@ -227,23 +375,84 @@ def test_socket_stops_blocking_once_it_is_connected(client: Any) -> None:
     assert connection.framed
 
 
-def test_one_wake_up_for_each_request(client: Any) -> None:
-    connection = client._connection
-    assert connection._read_sock is connection._write_sock
-    for _ in range(10):
-        client.exists("/")
-    for result in [client.exists_async("/") for _ in range(50)]:
-        result.get(timeout=LIMIT)
-    # the last byte is taken after the request has been written
-    wait_until(lambda: connection._read_sock.pending() == 0)
-    assert not client._queue
+def test_request_is_queued_before_its_byte_is_sent(handler: Recording) -> None:
+    client: Any = KazooClient(handler=handler)
+    sent = list[tuple[bytes, int]]()
+
+    class Writer:
+        def send(self, data: bytes) -> None:
+            sent.append((data, len(client._queue)))
+
+    client._connection._write_sock = Writer()
+    client._state = "CONNECTED"
+    for _ in range(3):
+        client.exists_async("/")
+    assert sent == [(b"\0", 1), (b"\0", 2), (b"\0", 3)]
+    client._stopped.clear()
+    client.stop()
+    assert sent[3:] == [(b"\0", 4)]
+    assert client._queue[3][1] is None, "a Close has no result"
+
+
+def test_events_are_the_handlers(handler: Recording) -> None:
+    client = KazooClient(handler=handler)
+    for event in (
+        *(client._live, client._stopped),
+        client._connection.connection_stopped,
+    ):
+        assert type(event) is RecordingEvent
+    assert client._connection.connection_stopped.is_set()
+    assert not client._live.is_set()
+
+
+def test_loop_takes_a_byte_for_each_request(
+    make_client: MakeClient, handler: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After it has taken the request from the queue."""
+    client = make_client(handler=handler)
+    client.start()
+    reader, lengths = client._connection._read_sock, list[int]()
+    receive = type(reader).recv
+
+    def recv(self: Any, size: int, flags: int = 0) -> bytes:
+        assert size == 1
+        lengths.append(len(client._queue))
+        data: bytes = receive(self, size, flags)
+        return data
+
+    monkeypatch.setattr(type(reader), "recv", recv)
+    for count in range(1, 11):
+        assert client.exists("/") is not None
+        wait_until(lambda count=count: len(lengths) == count)  # type: ignore[misc]
+    assert lengths == [0] * 10
 
 
 def test_client_closes_both_ends(make_client: MakeClient) -> None:
     client = make_client()
     client.start()
-    wakeup = client._connection._read_sock
+    connection = client._connection
+    ends = connection._read_sock, connection._write_sock
     client.stop()
     client.close()
-    assert wakeup.fileno() == -1
-    assert client._connection._write_sock is None
+    assert [end.fileno() for end in ends] == [-1, -1]
+    assert connection._write_sock is None
+
+
+# -- a kazoo that is not as expected -------------------------------------------------
+
+
+def test_kazoo_that_is_not_recognised(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without its queues the handler is slower, and works."""
+    monkeypatch.setattr(_handler, "has_queues", lambda connection: False)
+    client, changed = make_client(), threading.Event()
+    client.start()
+    assert client._connection._read_sock.client is None
+    client.create("/node", b"value")
+    client.get("/node", watch=lambda event: changed.set())
+    results = [client.get_async("/node") for _ in range(100)]
+    assert {result.get(timeout=LIMIT)[0] for result in results} == {b"value"}
+    client.set("/node", b"other")
+    assert changed.wait(LIMIT)
+    assert client._connection._socket.framed is False

@@ -60,7 +60,7 @@ def test_size_of_a_result(handler_class: type[Any]) -> None:
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert (after - before) / count < 200
+    assert (after - before) / count < 250  # on 3.14, and 170 on 3.11
 
 
 # -- docstrings ------------------------------------------------------------------------

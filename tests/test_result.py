@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import concurrent.futures
 import contextvars
 import gc
 import itertools
@@ -16,6 +17,7 @@ import threading
 import time
 import traceback
 import weakref
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,20 +27,19 @@ from kazoo.handlers.threading import KazooTimeoutError
 from kazoo.interfaces import IAsyncResult
 
 import kazoo_seqthreading
-from kazoo_seqthreading import (
-    AsyncResult,
-    SequentialThreadingHandler,
-    TimeoutError,
-    _result,
-)
+from kazoo_seqthreading import AsyncResult, SequentialThreadingHandler, TimeoutError
+from kazoo_seqthreading._batch import end_batch, flush_batch, start_batch
+from tests.background import in_background
 from tests.concurrency import (
     LIMIT,
     RAISED,
     frequent_switches,
     in_thread,
+    interrupt,
     make_exception,
     together,
 )
+from tests.internals import link_inline, run_as_connection, waiting
 from tests.support import refcounted, wait_until
 
 if TYPE_CHECKING:
@@ -66,11 +67,6 @@ def settle(handler: SequentialThreadingHandler) -> None:
     done = threading.Event()
     handler.completion_queue.put(done.set)
     assert done.wait(LIMIT)
-
-
-def waiters(result: AsyncResult[Any]) -> int:
-    """Return how many threads wait for a result without links."""
-    return len(result._waiting or ())
 
 
 class Boom(Exception):
@@ -397,178 +393,259 @@ def test_nothing_a_link_raises_gets_out(
         assert record.exc_info[0] is type(make_exception(name))
 
 
-def test_failing_link_that_is_not_a_users_is_logged(
-    handler: SequentialThreadingHandler, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("name", RAISED)
+def test_failing_chain_in_a_connection_thread_is_logged_elsewhere(
+    handler: SequentialThreadingHandler, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     result, calls = AsyncResult[Any](handler), list[int]()
 
     def fails(one: AsyncResult[Any]) -> None:
-        raise SystemExit
+        raise make_exception(name)
 
-    result.link(fails, None)
-    result.link(lambda _: calls.append(threading.get_ident()), None)
-    result.set()
+    link_inline(result, fails)
+    link_inline(result, lambda _: calls.append(threading.get_ident()))
+    run_as_connection(handler, result.set)
     assert calls == [threading.get_ident()]  # where the result was completed
-    assert ["fails" in record.message for record in caplog.records] == [True]
+    wait_until(lambda: caplog.records)
+    (record,) = caplog.records
+    assert "elsewhere.<locals>.fails" in record.message
+    assert record.thread != threading.get_ident()
+    assert record.exc_info is not None
+    assert record.exc_info[0] is type(make_exception(name))
+
+
+def test_interrupt_in_a_chain_reaches_who_completes_and_the_others_run(
+    stopped: SequentialThreadingHandler,
+) -> None:
+    result, calls = AsyncResult[Any](stopped), list[Any]()
+
+    def fails(one: AsyncResult[Any]) -> None:
+        raise KeyboardInterrupt
+
+    link_inline(result, fails)
+    result.rawlink(calls.append)
+    with pytest.raises(KeyboardInterrupt):
+        result.set("value")
+    assert result.get_nowait() == "value"
+    assert calls == [result]
 
 
 def test_waiters_wake_before_links_run(stopped: SequentialThreadingHandler) -> None:
-    result = AsyncResult[Any](stopped)
-    waiting = [threading.Event() for _ in range(3)]
+    result, seen = AsyncResult[Any](stopped), list[bool]()
     woken = threading.Semaphore(0)
 
-    def wait(began: threading.Event) -> None:
-        began.set()
+    def wait() -> None:
         assert result.get(timeout=LIMIT) == "value"
         woken.release()
 
-    def link(one: AsyncResult[Any]) -> None:
-        for _ in waiting:
-            assert woken.acquire(timeout=LIMIT)
-
     def complete() -> None:
-        for began in waiting:
-            assert began.wait(LIMIT)
-        wait_until(lambda: waiters(result) == len(waiting))
-        linked.link(link, None)
-        result.rawlink(linked.set)
+        wait_until(lambda: len(waiting(result)) == 4)
         result.set("value")
 
-    linked = AsyncResult[Any](stopped)
-    together(complete, *(lambda began=began: wait(began) for began in waiting))
-    # link has seen them all: an assertion in it would have been logged, not raised
-    assert linked.value is result
-    assert not woken.acquire(blocking=False)
+    result.rawlink(
+        lambda _: seen.extend(woken.acquire(timeout=LIMIT / 4) for _ in "123")
+    )
+    together(complete, wait, wait, wait)
+    assert seen == [True] * 3
 
 
-def test_batched_waiters_wake_before_links_run(
-    either: SequentialThreadingHandler,
+# -- batches ---------------------------------------------------------------------------
+
+
+def complete_in_a_batch(
+    handler: SequentialThreadingHandler, then: Callable[[], Any]
+) -> bool:
+    """Complete what a thread waits for, in a batch, and call *then*.
+
+    :returns: whether that thread was woken by then, in a limited time
+    """
+    result = AsyncResult[Any](handler)
+    waiter = in_background(result.get, timeout=LIMIT)
+    wait_until(lambda: waiting(result))
+    woken: list[bool] = []
+
+    def connection() -> None:
+        start_batch()
+        result.set("value")
+        then()
+        done, _ = concurrent.futures.wait([waiter], LIMIT / 4)
+        woken.append(bool(done))
+
+    run_as_connection(handler, connection)
+    assert waiter.result(LIMIT) == "value"
+    return woken[0]
+
+
+def test_a_batch_is_kept_until_the_connection_thread_sleeps(
+    handler: SequentialThreadingHandler,
 ) -> None:
-    """Also those of other results that a connection thread has completed before."""
-    first, second = AsyncResult[Any](either), AsyncResult[Any](either)
-    woken, seen = threading.Semaphore(0), list[bool]()
-
-    def wait(result: AsyncResult[Any]) -> None:
-        result.get(timeout=LIMIT)
-        woken.release()
-
-    def complete() -> None:
-        wait_until(lambda: waiters(first) == waiters(second) == 1)
-        _result.allow_batches(True)
-        _result.collect_waiters()
-        first.set()
-        second.rawlink(
-            lambda _: seen.extend(woken.acquire(timeout=LIMIT / 4) for _ in "12")
-        )
-        second.set()
-
-    together(complete, lambda: wait(first), lambda: wait(second))
-    settle(either)
-    assert seen == [True, True]
+    flushed: list[int] = []
+    assert complete_in_a_batch(handler, lambda: flushed.append(flush_batch()))
+    assert flushed == [1]  # it was not woken before
+    assert complete_in_a_batch(handler, end_batch)
 
 
-def uses_results_elsewhere(handler: SequentialThreadingHandler) -> Callable[[], None]:
-    """Return what fails if the caller holds a lock that results need."""
+def test_a_batch_ends_with_its_connection_thread(
+    handler: SequentialThreadingHandler,
+) -> None:
+    result = AsyncResult[Any](handler)
+    waiter = in_background(result.get, timeout=LIMIT)
+    wait_until(lambda: waiting(result))
+
+    def connection() -> None:
+        start_batch()
+        result.set("value")
+
+    run_as_connection(handler, connection)
+    assert waiter.result(LIMIT) == "value"
+
+
+def test_another_thread_has_no_batch(handler: SequentialThreadingHandler) -> None:
+    result = AsyncResult[Any](handler)
+    waiter = in_background(result.get, timeout=LIMIT)
+    wait_until(lambda: waiting(result))
+    start_batch()
+    result.set("value")
+    assert waiter.result(LIMIT) == "value"
+    assert flush_batch() == 0
+
+
+def link(handler: SequentialThreadingHandler) -> None:
+    result = AsyncResult[Any](handler)
+    result.rawlink(print_nothing)
+    result.set()
+
+
+def print_nothing(result: AsyncResult[Any]) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    "calls_users",
+    [
+        link,
+        lambda handler: AsyncResult[Any](handler).set_exception(Boom()),
+        lambda handler: handler.event_object().set(),
+        lambda handler: handler.event_object().clear(),
+    ],
+    ids=["link", "exception", "set", "clear"],
+)
+def test_batched_waiters_wake_before_a_user_is_called(
+    either: SequentialThreadingHandler,
+    calls_users: Callable[[SequentialThreadingHandler], Any],
+) -> None:
+    """Also those of other results that the connection thread has completed before."""
+    assert complete_in_a_batch(either, lambda: calls_users(either))
+
+
+# -- interrupts ------------------------------------------------------------------------
+
+METHODS: dict[str, Callable[[AsyncResult[Any]], Any]] = {
+    "set": lambda result: result.set("value"),
+    "rawlink": lambda result: result.rawlink(print_nothing),
+    "unlink": lambda result: result.unlink(print_nothing),
+    "get": lambda result: result.get(timeout=0.001),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("where", ["here", "elsewhere"])
+def test_results_can_be_used_in_the_middle_of_each_method(
+    stopped: SequentialThreadingHandler, method: str, where: str
+) -> None:
+    """As signal handlers and finalizers do, and as other threads do meanwhile."""
 
     def use() -> None:
-        other, calls = AsyncResult[Any](handler), list[Any]()
-        other.rawlink(print)
-        other.unlink(print)
-        other.link(calls.append, None)
-        other.set()
-        assert other.get() is None
-        assert calls == [other]
+        other = AsyncResult[Any](stopped)
+        other.rawlink(late.append)
+        other.set("other")
+        assert other.get(timeout=LIMIT) == "other"
+        result.rawlink(late.append)
+        result.set("value")
+        assert result.get(timeout=LIMIT) == "value"
+        used.append(True)
 
-    return lambda: in_thread(use, 5.0)
+    meanwhile = use if where == "here" else partial(in_thread, use)
+    for number in itertools.count(1):
+        result, used = AsyncResult[Any](stopped), list[bool]()
+        early, late = list[Any](), list[Any]()
+        result.rawlink(early.append)
+        try:
+            reached = interrupt(lambda: METHODS[method](result), number, meanwhile)  # noqa: B023
+        except TimeoutError:  # of get: the last steps lead to it
+            reached = bool(used)
+        if not reached:
+            break
+        assert used == [True]
+        assert early == [result]
+        assert len(late) == 2
+        assert waiting(result) == []
+    assert number > 10
 
 
-def test_no_lock_is_held_while_a_link_runs(
-    stopped: SequentialThreadingHandler,
+def test_set_that_is_interrupted_is_complete_or_can_be_completed(
+    handler: SequentialThreadingHandler,
 ) -> None:
-    use, calls = uses_results_elsewhere(stopped), list[str]()
-    for late in (False, True):
-        result = AsyncResult[Any](stopped)
+    def raise_interrupt() -> None:
+        raise KeyboardInterrupt
 
-        def link(one: AsyncResult[Any]) -> None:
-            use()
-            calls.append("done")
+    for number in itertools.count(1):
+        result, calls = AsyncResult[Any](handler), list[Any]()
+        result.rawlink(calls.append)
+        waiter = in_background(result.get, timeout=LIMIT)
+        wait_until(lambda: len(waiting(result)) == 2)  # noqa: B023
+        try:
+            interrupt(partial(result.set, "value"), number, raise_interrupt)
+        except (KeyboardInterrupt, SystemError):  # 3.9 may make the latter of it
+            interrupted = True
+        else:
+            interrupted = False
+        if not result.ready():
+            result.set("value")
+        assert waiter.result(LIMIT) == "value"
+        settle(handler)
+        assert calls == [result]
+        assert waiting(result) == []
+        if not interrupted:
+            break
+    assert number > 10
 
-        if late:
-            result.set()
-        result.rawlink(link)
-        result.set()
-    assert calls == ["done", "done"]
+
+USES: dict[str, Callable[[AsyncResult[Any]], Any]] = {
+    "rawlink": lambda result: result.rawlink(print_nothing),
+    "unlink": lambda result: result.unlink(print_nothing),
+    "as_future": lambda result: result.as_future(),
+    "ready": lambda result: result.ready(),
+    "successful": lambda result: result.successful(),
+    "wait": lambda result: result.wait(0),
+    "get": lambda result: result.get(timeout=0),
+    "get_nowait": lambda result: result.get_nowait(),
+    "__await__": lambda result: next(result.__await__()),
+}
+COMPLETES: dict[str, Callable[[AsyncResult[Any]], Any]] = {
+    "set": lambda result: result.set("value"),
+    "set_exception": lambda result: result.set_exception(Boom()),
+}
 
 
-def test_no_lock_is_held_while_links_are_compared(
-    stopped: SequentialThreadingHandler,
+@pytest.mark.parametrize("name", [*USES, *COMPLETES])
+def test_an_override_is_called_by_no_other_method(
+    stopped: SequentialThreadingHandler, name: str
 ) -> None:
-    use, compared = uses_results_elsewhere(stopped), list[object]()
+    """But for ``get``, which ``get_nowait`` calls as kazoo's does."""
+    calls: list[str] = []
 
-    class Link:
-        __hash__ = None  # type: ignore[assignment]
+    def override(self: object, *args: object, **kwargs: object) -> None:
+        calls.append(name)
 
-        def __call__(self, result: AsyncResult[Any]) -> None:
-            raise AssertionError("it was unlinked")
-
-        def __eq__(self, other: object) -> bool:
-            use()
-            compared.append(other)
-            return True
-
-    result = AsyncResult[Any](stopped)
-    result.rawlink(Link())
-    result.rawlink(Link())
-    result.unlink(Link())
-    assert compared
-    result.set()
-
-
-@refcounted
-def test_no_lock_is_held_while_links_are_freed(
-    stopped: SequentialThreadingHandler,
-) -> None:
-    use, freed = uses_results_elsewhere(stopped), list[str]()
-
-    class Link:
-        def __init__(self, name: str) -> None:
-            self.name = name
-
-        def __call__(self, result: AsyncResult[Any]) -> None:
-            pass
-
-        def __eq__(self, other: object) -> bool:
-            return isinstance(other, Link) and self.name == other.name
-
-        def __hash__(self) -> int:
-            return hash(self.name)
-
-        def __del__(self) -> None:
-            use()
-            freed.append(self.name)
-
-    result = AsyncResult[Any](stopped)
-    result.rawlink(Link("unlinked"))
-    result.rawlink(Link("run"))
-    result.unlink(Link("unlinked"))
-    wait_until(lambda: gc.collect() is not None and freed.count("unlinked") == 2)
-    result.set()
-    wait_until(lambda: gc.collect() is not None and freed.count("run") == 1)
-
-
-def test_signal_handler_in_the_middle_of_set(
-    stopped: SequentialThreadingHandler,
-) -> None:
-    def interrupted() -> None:
-        with _result._lock:  # here is where the signal arrives
-            result = AsyncResult[Any](stopped)
-            result.rawlink(calls.append)
-            result.set("inner")
-            assert result.get() == "inner"
-
-    calls = list[Any]()
-    in_thread(interrupted, 5.0)
-    assert len(calls) == 1
+    overridden = type("Overridden", (AsyncResult,), {name: override})
+    for complete in COMPLETES:
+        result = overridden(stopped)
+        for method in (*USES, complete, *USES):
+            if method != name and (method, name) != ("get_nowait", "get"):
+                with suppress(TimeoutError, Boom, RuntimeError, StopIteration):
+                    {**USES, **COMPLETES}[method](result)
+    assert calls == []
 
 
 def test_complete_result_lets_go_of_its_links(
@@ -643,7 +720,7 @@ def test_nothing_in_time(
         with pytest.raises(family):
             result.get(True, timeout)
         assert result.wait(timeout) is False
-    assert waiters(result) == 0  # those who gave up are forgotten
+    assert waiting(result) == []  # those who gave up are forgotten
 
 
 @pytest.mark.parametrize("timeout", [None, LIMIT, 10**20, 1e300, math.inf])
@@ -653,7 +730,7 @@ def test_waiting_for_a_value(
     result = AsyncResult[Any](stopped)
 
     def complete() -> None:
-        wait_until(lambda: waiters(result) == 4)
+        wait_until(lambda: len(waiting(result)) == 4)
         result.set("value")
 
     values = together(
@@ -684,7 +761,7 @@ def test_timeouts_racing_set(stopped: SequentialThreadingHandler) -> None:
             result = AsyncResult[Any](stopped)
             together(*[lambda result=result: wait(result)] * 3, result.set)
             assert result.get(timeout=LIMIT) is None
-            assert waiters(result) == 0
+            assert waiting(result) == []
 
 
 @pytest.fixture
@@ -695,7 +772,7 @@ def on_signal() -> Iterator[OnSignal]:
 
     def call(result: AsyncResult[Any], function: Callable[[], Any]) -> None:
         def send() -> None:
-            wait_until(lambda: waiters(result))
+            wait_until(lambda: waiting(result))
             time.sleep(0.05)  # it goes to sleep
             signal.pthread_kill(main, signal.SIGUSR1)
 
@@ -721,7 +798,7 @@ def test_wait_is_interrupted_by_a_signal(
     on_signal(result, interrupt)
     with pytest.raises(KeyboardInterrupt):
         getattr(result, method)(timeout=LIMIT)
-    assert waiters(result) == 0
+    assert waiting(result) == []
     result.set("value")
     assert result.get() == "value"
 
@@ -970,61 +1047,24 @@ def test_timeout_must_make_sense(
             method(timeout=timeout)
 
 
-@pytest.mark.parametrize("handler", [None, 5, object(), SequentialThreadingHandler])
-def test_no_handler(handler: Any) -> None:
-    with pytest.raises(TypeError, match="needs a handler"):
-        AsyncResult(handler)
+# -- a queue of the user's that fails ------------------------------------------------
 
 
-@pytest.mark.skipif(os.name != "posix", reason="it needs signals")
-@pytest.mark.parametrize("what", ["result", "queue", "wake-up"])
-def test_interrupt_while_the_lock_is_waited_for(
-    handler: SequentialThreadingHandler, what: str
-) -> None:
-    """It is the interrupt that is raised, and the lock is not held after it."""
-    wakeup = handler.create_socket_pair()[0]
-    choices: dict[str, tuple[Any, Callable[[], Any]]] = {
-        "result": (_result._lock, AsyncResult[Any](handler).set),
-        "queue": (
-            handler.callback_queue._lock,
-            partial(handler.callback_queue.put, int),
-        ),
-        "wake-up": (wakeup._lock, partial(wakeup.send, b"0")),
-    }
-    lock, use = choices[what]
-    held, waits, done = threading.Event(), threading.Event(), threading.Event()
-    raised: list[int] = []
+def test_queue_that_raises_is_heard(handler: SequentialThreadingHandler) -> None:
+    class Full(queue.Queue[Any]):
+        is_full = True
 
-    def interrupt(number: int, frame: Any) -> None:
-        if not raised:
-            raised.append(number)
-            raise KeyboardInterrupt
+        def put(self, *args: Any, **kwargs: Any) -> None:
+            if self.is_full:
+                raise ValueError("full")
+            super().put(*args, **kwargs)
 
-    def hold() -> None:
-        with lock:
-            held.set()
-            assert waits.wait(LIMIT)
-            while not raised:  # it may come just before the main thread blocks
-                signal.pthread_kill(main, signal.SIGUSR1)
-                done.wait(0.05)
-            assert done.wait(LIMIT)
-
-    main, before = threading.get_ident(), signal.signal(signal.SIGUSR1, interrupt)
-    holder = threading.Thread(target=hold, daemon=True)
-    holder.start()
-    try:
-        assert held.wait(LIMIT)
-        with pytest.raises(KeyboardInterrupt):
-            waits.set()
-            use()
-    finally:
-        done.set()
-        holder.join(LIMIT)
-        signal.signal(signal.SIGUSR1, before)
-
-    def is_free() -> bool:
-        with lock:
-            return True
-
-    assert in_thread(is_free)
-    wakeup.close()
+    handler.stop()
+    handler.completion_queue = mine = Full()
+    handler.start()
+    result = AsyncResult[int](handler)
+    result.rawlink(print)
+    with pytest.raises(ValueError, match="full"):
+        in_thread(lambda: result.set(1))
+    assert result.get() == 1
+    mine.is_full = False

@@ -9,7 +9,8 @@ import pytest
 from kazoo.protocol.states import Callback
 
 from kazoo_seqthreading import SequentialThreadingHandler
-from tests.support import wait_until
+from tests.concurrency import LIMIT, Gate
+from tests.support import MakeClient, wait_until
 
 
 def test_queues() -> None:
@@ -73,14 +74,48 @@ def test_traffic(client: Any) -> None:
     assert after.bytes_sent - before.bytes_sent >= 550 * 16
     assert after.bytes_received - before.bytes_received >= 550 * 20
     assert after.wake_ups > before.wake_ups
-    assert after.system_calls_saved > before.system_calls_saved
 
 
-def test_failed_connection() -> None:
+def test_failed_connections(make_client: MakeClient) -> None:
+    """Those of connection threads count; a call of the user's raises, and is his."""
     handler = SequentialThreadingHandler()
     with pytest.raises(OSError, match=r"127\.0\.0\.1:1"):
         handler.create_connection(("127.0.0.1", 1), timeout=5)
-    assert handler.stats().connections_failed == 1
+    assert handler.stats().connections_failed == 0
+    client = make_client(hosts="127.0.0.1:1", handler=handler)
+    client.start_async()
+    wait_until(lambda: handler.stats().connections_failed >= 2)
+    client.stop()
+    assert handler.stats().connections_made == 0
+
+
+def test_several_clients(client: Any, make_client: MakeClient) -> None:
+    handler = client.handler
+    other = make_client(handler=handler)
+    other.start()
+    before = handler.stats()
+    assert before.connections_made == 2
+    assert repr(handler).endswith(" connections=2>")
+    for one in (client, other):
+        for _ in range(10):
+            one.exists("/")
+    after = handler.stats()
+    assert 20 <= after.requests - before.requests <= 30  # and heartbeats
+    other.stop()
+    assert repr(handler).endswith(" connections=1>")
+    assert handler.stats().requests >= after.requests
+
+
+def test_spawned_threads() -> None:
+    """Those that run now; one that waits for its turn does not count."""
+    handler = SequentialThreadingHandler(max_spawned_threads=1)
+    with Gate() as inside:
+        spawned = [handler.spawn(inside) for _ in range(2)]
+        inside.wait_entered()
+        assert handler.stats().spawned_threads == 1
+    for one in spawned:
+        one.join(LIMIT)
+    assert handler.stats().spawned_threads == 0
 
 
 def test_totals_outlive_connections(client: Any) -> None:

@@ -3,20 +3,63 @@
 from __future__ import annotations
 
 import gc
-import os
 import select as system
+import signal
 import socket
-from typing import TYPE_CHECKING
+import threading
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from kazoo.exceptions import ConnectionClosedError
 
 from kazoo_seqthreading import SequentialThreadingHandler
-from kazoo_seqthreading._wakeup import WakeUp
+from kazoo_seqthreading._wakeup import attach
 from tests.concurrency import LIMIT, frequent_switches, in_thread, together
-from tests.support import descriptors, wait_until
+from tests.forking import in_child
+from tests.support import KazooClient, descriptors, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+#: Python 3.12 and later warn of it.
+forks = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+
+
+class Channel:
+    """A channel, and the client that it serves once it is attached."""
+
+    def __init__(self, handler: SequentialThreadingHandler) -> None:
+        self.handler = handler
+        self.client = KazooClient(handler=handler)
+        self.reader, self.writer = handler.create_socket_pair()
+
+    def attach(self) -> Channel:
+        attach(self.reader, self.writer, self.client)
+        self.reader.begin_sleeps()  # as the select() of the handler does
+        return self
+
+    def request(self, result: Any = None) -> None:
+        """Queue a request as kazoo does."""
+        self.client._queue.append((None, result))
+        assert self.writer.send(b"\0") == 1
+
+    def answer(self) -> None:
+        """Take a request as kazoo does once it is written."""
+        self.client._queue.popleft()
+        assert self.reader.recv(1) == b"\0"
+
+    def was_rung(self) -> bool:
+        """Tell whether a byte was really sent."""
+        return bool(system.select([self.reader.fileno()], [], [], 0)[0])
+
+    def is_ready(self, timeout: float) -> bool:
+        """Tell whether the reader can be read within *timeout* seconds."""
+        return bool(self.handler.select([self.reader], [], [], timeout)[0])
+
+    def close(self) -> None:
+        self.writer.close()
+        self.reader.close()
 
 
 @pytest.fixture
@@ -24,202 +67,282 @@ def handler() -> SequentialThreadingHandler:
     return SequentialThreadingHandler()
 
 
-@pytest.fixture(params=["eventfd", "socketpair"])
-def make(
-    request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.fixture
+def make(handler: SequentialThreadingHandler) -> Iterator[Callable[[], Channel]]:
+    """Make channels that are attached, and closed after the test."""
+    with ExitStack() as stack:
+
+        def make() -> Channel:
+            channel = Channel(handler)
+            stack.callback(channel.close)
+            return channel.attach()
+
+        yield make
+
+
+@pytest.fixture
+def channel(make: Callable[[], Channel]) -> Channel:
+    return make()
+
+
+def test_a_pair_of_sockets_without_a_client(
     handler: SequentialThreadingHandler,
-) -> Iterator[Callable[[], WakeUp]]:
-    """Make wake-ups of a handler, which are closed after the test."""
-    if request.param == "socketpair":
-        monkeypatch.delattr(os, "eventfd", raising=False)
-    elif not hasattr(os, "eventfd"):
-        pytest.skip("there is no eventfd")
-    made = list[WakeUp]()
-
-    def make() -> WakeUp:
-        made.append(handler.create_socket_pair()[0])
-        return made[-1]
-
-    yield make
-    for wakeup in made:
-        wakeup.close()
-
-
-def select(wakeup: WakeUp, timeout: float) -> bool:
-    """Tell whether *wakeup* can be read within *timeout* seconds."""
-    return SequentialThreadingHandler().select([wakeup], [], [], timeout)[0] == [wakeup]
-
-
-def test_both_ends() -> None:
-    reader, writer = SequentialThreadingHandler().create_socket_pair()
-    assert writer.send(b"\0") == 1
-    assert reader.recv(1) == b"\0"
-    for end in (reader, writer, reader):
-        end.close()
+) -> None:
+    reader, writer = handler.create_socket_pair()
+    with reader, writer:
+        assert isinstance(reader, socket.socket)
+        assert isinstance(writer, socket.socket)
+        assert handler.select([reader], [], [], 0) == ([], [], [])
+        assert writer.send(b"abc") == 3
+        assert handler.select([reader], [writer], []) == ([reader], [writer], [])
+        assert reader.recv(2) == b"ab"
+        assert reader.recv(10) == b"c"
+        writer.setblocking(False)
+        with pytest.raises(BlockingIOError):  # it fills up, as any other
+            while True:
+                writer.send(bytes(65536))
     assert reader.fileno() == writer.fileno() == -1
 
 
-def test_counts_bytes(make: Callable[[], WakeUp]) -> None:
-    wakeup = make()
-    assert wakeup.send(b"\0\0\0") == 3
-    assert wakeup.send(memoryview(b"\0")) == 1
-    assert wakeup.pending() == 4
-    for size in (1, 10, 1, 4096):  # a byte each time, as a socket may do
-        assert wakeup.recv(size) == b"\0"
-    assert wakeup.pending() == 0
-    with pytest.raises(BlockingIOError):
-        wakeup.recv(1)
+def test_for_any_select_it_is_readable_while_a_request_waits(
+    handler: SequentialThreadingHandler,
+) -> None:
+    """Until the handler's own ``select`` is called, which may be overridden."""
+    channel = Channel(handler)
+    with channel.reader, channel.writer:
+        attach(channel.reader, channel.writer, channel.client)
+        for _ in range(1000):  # more than the socket takes
+            channel.request()
+        for _ in range(1000):
+            assert channel.was_rung()
+            channel.answer()
+        assert not channel.was_rung()
+        channel.request()
+        assert channel.was_rung()
 
 
-def test_never_fills(make: Callable[[], WakeUp]) -> None:
-    wakeup = make()
+def test_queue_says_what_waits(channel: Channel) -> None:
+    assert not channel.is_ready(0)
+    for count in range(1, 4):
+        channel.request()
+        assert len(channel.client._queue) == count
+    while channel.client._queue:
+        assert channel.is_ready(0)
+        channel.answer()
+    assert not channel.is_ready(0)
+    assert channel.reader.recv(1) == b"\0"  # kazoo does so with an empty queue, too
 
-    def send() -> None:
+
+def test_queue_is_looked_up_each_time(channel: Channel) -> None:
+    """kazoo makes a new one when the session ends."""
+    channel.request()
+    assert channel.is_ready(0)
+    channel.client._reset()
+    assert not channel.is_ready(0)
+    channel.request()
+    assert channel.is_ready(0)
+
+
+def test_never_fills(channel: Channel) -> None:
+    assert channel.reader.begin_sleep()  # each request rings, and nobody listens
+
+    def request() -> None:
         for _ in range(100_000):
-            wakeup.send(b"\0")
+            channel.request()
 
-    in_thread(send)
-    assert wakeup.pending() == 100_000
-    for _ in range(100_000):
-        assert wakeup.recv(1) == b"\0"
-    assert wakeup.pending() == 0
-
-
-def test_bell_never_fills(
-    make: Callable[[], WakeUp], handler: SequentialThreadingHandler
-) -> None:
-    wakeup = make()
-
-    def ring() -> None:
-        for _ in range(2000):
-            assert wakeup.fall_asleep()
-            wakeup.send(b"\0")
-            wakeup.recv(1)
-            wakeup.wake_up(rung=False)  # it still rings
-
-    in_thread(ring)
-    assert handler.stats().wake_ups == 2000
-    wakeup.send(b"\0")
-    assert select(wakeup, 0)
+    in_thread(request)
+    assert len(channel.client._queue) == 100_000
+    channel.reader.end_sleep()
+    channel.reader.drain()
+    assert channel.is_ready(0)
 
 
-def test_no_system_call_unless_it_sleeps(
-    make: Callable[[], WakeUp], handler: SequentialThreadingHandler
-) -> None:
-    wakeup = make()
+def test_no_byte_is_sent_unless_it_sleeps(channel: Channel) -> None:
+    channel.request()
+    assert not channel.was_rung()
+    assert not channel.reader.begin_sleep(), "a request waits"
+    channel.request()
+    assert not channel.was_rung()
+    channel.client._queue.clear()
+    assert channel.reader.begin_sleep()
+    channel.request()
+    assert channel.was_rung()
+    channel.reader.end_sleep()
+    channel.reader.drain()
+    assert not channel.was_rung()
+    channel.request()
+    assert not channel.was_rung()
+
+
+def test_wakes_a_sleeper(channel: Channel) -> None:
     for _ in range(100):
-        wakeup.send(b"\0")
-    assert handler.stats().wake_ups == 0
-    assert not wakeup.fall_asleep()
-    for _ in range(100):
-        wakeup.recv(1)
-    assert wakeup.fall_asleep()
-    for _ in range(100):
-        wakeup.send(b"\0")
-    assert handler.stats().wake_ups == 1
-    wakeup.wake_up(rung=True)
-    for _ in range(100):
-        wakeup.send(b"\0")
-    assert handler.stats().wake_ups == 1
-
-
-def test_wakes_a_sleeper(make: Callable[[], WakeUp]) -> None:
-    wakeup = make()
-    for _ in range(100):
-        results = together(lambda: select(wakeup, LIMIT), lambda: wakeup.send(b"\0"))
+        results = together(lambda: channel.is_ready(LIMIT), channel.request)
         assert results[0] is True
-        assert wakeup.recv(10) == b"\0"
-    assert not select(wakeup, 0)
+        channel.answer()
+    assert not channel.is_ready(0)
 
 
-def test_no_request_is_left_behind(make: Callable[[], WakeUp]) -> None:
-    wakeup, count, threads = make(), 3000, 3
-    handler = SequentialThreadingHandler()
+@pytest.mark.parametrize("of_a_connection", [False, True])
+def test_no_request_is_left_behind(
+    channel: Channel, handler: SequentialThreadingHandler, of_a_connection: bool
+) -> None:
+    """By ``select`` for anything, and by that of a connection."""
+    count, threads = 3000, 3
 
-    def send() -> None:
+    def request() -> None:
         for _ in range(count):
-            wakeup.send(b"\0")
+            channel.request()
+
+    with ExitStack() as stack:
+        polled: list[Any] = [channel.reader]
+        if of_a_connection:
+            server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            polled.insert(0, handler.create_connection(server.getsockname()))
+            stack.callback(polled[0].close)
+
+        def receive() -> None:
+            for _ in range(count * threads):
+                ready = handler.select(polled, [], [], LIMIT)[0]
+                assert ready == [channel.reader]
+                channel.answer()
+            if of_a_connection:
+                polled[0].close()  # by its owner
+
+        with frequent_switches():
+            together(receive, *[request] * threads)
+    assert not channel.client._queue
+
+
+def test_caller_that_is_interrupted_delays_no_other(channel: Channel) -> None:
+    def interrupted() -> None:
+        wait_until(lambda: channel.reader.channel.sleep > 0)
+        channel.client._queue.append((None, None))  # and does not get to send()
+        in_thread(channel.request)
+
+    assert together(lambda: channel.is_ready(LIMIT), interrupted)[0] is True
+    assert len(channel.client._queue) == 2
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="it needs a timer")
+def test_signal_handlers_that_make_requests(channel: Channel) -> None:
+    """No lock is held that one of them could wait for."""
+    total, from_main = 0, 0
+    from_signals = list[None]()  # one of them may interrupt another
+
+    def on_signal(number: int, frame: object) -> None:
+        channel.request()
+        from_signals.append(None)
 
     def receive() -> None:
-        left = count * threads
-        while left:
-            assert handler.select([wakeup], [], [], LIMIT)[0] == [wakeup]
-            left -= len(wakeup.recv(7))
+        nonlocal total
+        while channel.is_ready(LIMIT):
+            request = channel.client._queue[0]
+            channel.answer()
+            if request[1] == "last":
+                return
+            total += 1
 
-    with frequent_switches():
-        together(receive, *[send] * threads)
-    assert wakeup.pending() == 0
+    receiver = threading.Thread(target=receive, daemon=True)
+    before = signal.signal(signal.SIGALRM, on_signal)
+    try:
+        receiver.start()
+        signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+        while len(from_signals) < 200:
+            channel.request()
+            from_main += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        channel.request("last")
+    receiver.join(LIMIT)
+    assert total == len(from_signals) + from_main
 
 
-def test_signal_handler_in_the_middle_of_send(make: Callable[[], WakeUp]) -> None:
-    wakeup = make()
-
-    def interrupted() -> None:
-        with wakeup._lock:  # here is where the signal arrives
-            wakeup.send(b"\0")
-            assert not wakeup.fall_asleep()
-
-    in_thread(interrupted, 5.0)
-    assert wakeup.pending() == 1
-
-
-def test_closed(make: Callable[[], WakeUp]) -> None:
-    wakeup = make()
-    assert wakeup.fall_asleep()
-    number = wakeup.fileno()
-    wakeup.close()
-    with socket.socket() as other:  # takes the number, and must get no ring
+@pytest.mark.parametrize("attached", [False, True])
+def test_closed(handler: SequentialThreadingHandler, attached: bool) -> None:
+    channel = Channel(handler)
+    if attached:
+        channel.attach()
+        assert channel.reader.begin_sleep()
+    number = channel.writer.fileno()
+    channel.writer.close()
+    with socket.socket() as other:  # takes the number, and must get no byte
         assert other.fileno() == number
-        with pytest.raises(OSError, match="closed"):  # so kazoo fails the request
-            wakeup.send(b"\0")
-        wakeup.wake_up(rung=True)
-    assert wakeup.fileno() == -1
+        with pytest.raises(OSError):  # so kazoo fails the request
+            channel.writer.send(b"\0")
+    channel.close()
+    channel.reader.end_sleep()
+    channel.reader.drain()
     with pytest.raises(OSError, match="closed"):
-        select(wakeup, 0)
+        channel.is_ready(0)
 
 
-def test_two_sleepers(make: Callable[[], WakeUp]) -> None:
-    """One that wakes up leaves the other one asleep, and to be rung for."""
-    wakeup = make()
-    assert wakeup.fall_asleep() and wakeup.fall_asleep()
-    wakeup.wake_up(rung=True)
-    wakeup.send(b"\0")
-    assert wakeup._traffic.wake_ups == 1
-    assert system.select([wakeup.fileno()], [], [], 0)[0]
-    assert wakeup.recv(1) == b"\0"
-    wakeup.wake_up(rung=True)
-    assert not system.select([wakeup.fileno()], [], [], 0)[0]
-
-
-def test_sends_racing_close(make: Callable[[], WakeUp]) -> None:
-    """No ring goes to a descriptor that has been closed."""
+def test_sends_racing_close(make: Callable[[], Channel]) -> None:
     with frequent_switches():
         for _ in range(100):
-            wakeup = make()
+            channel = make()
+            channel.reader.begin_sleep()
 
-            def send(wakeup: WakeUp = wakeup) -> None:
-                for _ in range(20):
-                    wakeup.fall_asleep()
-                    try:
-                        wakeup.send(b"\0")
-                    except OSError as error:
-                        assert "closed" in str(error)
-                    wakeup.recv(1)
+            def send(channel: Channel = channel) -> None:
+                with suppress(OSError):  # kazoo expects nothing else
+                    while True:
+                        channel.writer.send(b"\0")
 
-            together(send, wakeup.close)
-            assert wakeup.fileno() == -1
+            together(send, channel.writer.close)
+            assert channel.writer.fileno() == -1
 
 
-def test_descriptors_are_closed_when_collected(make: Callable[[], WakeUp]) -> None:
+@forks
+def test_send_in_a_forked_child(
+    channel: Channel, handler: SequentialThreadingHandler
+) -> None:
+    assert channel.reader.begin_sleep()
+
+    def request() -> Any:
+        result = handler.async_result()
+        channel.request(result)
+        return type(result.exception), len(channel.client._queue)
+
+    assert in_child(request) == (ConnectionClosedError, 0)
+    assert not channel.was_rung(), "the parent's thread was woken"
+
+
+@forks
+def test_attached_anew_in_a_forked_child(channel: Channel) -> None:
+    """kazoo goes on with the same ends; the parent's must hear nothing of it."""
+    assert channel.reader.begin_sleep()
+
+    def work() -> tuple[bool, bool]:
+        channel.attach()
+        woken = together(lambda: channel.is_ready(LIMIT), channel.request)[0]
+        channel.answer()
+        assert channel.reader.begin_sleep()
+        channel.request()
+        return woken, channel.was_rung()
+
+    assert in_child(work) == (True, True)
+    assert not channel.was_rung()
+    channel.request()
+    assert channel.was_rung()
+
+
+def test_descriptors_are_closed_when_a_client_is_collected() -> None:
     before = set(descriptors())
-    handler = SequentialThreadingHandler()
-    pairs = [handler.create_socket_pair() for _ in range(10)]
-    assert len(set(descriptors()) - before) >= len(pairs)
-    pairs.clear()
+    clients = list[Any]()
+    for _ in range(10):
+        client = KazooClient(handler=SequentialThreadingHandler())
+        reader, writer = client.handler.create_socket_pair()
+        client._connection._read_sock = reader
+        client._connection._write_sock = writer
+        attach(reader, writer, client)
+        clients.append(client)
+    assert len(set(descriptors()) - before) == 2 * len(clients)
+    del client, reader, writer
 
     def closed() -> bool:
         gc.collect()
         return set(descriptors()) <= before
 
-    wait_until(closed)
+    with pytest.warns(ResourceWarning, match="unclosed"):  # as sockets have it
+        clients.clear()
+        wait_until(closed)

@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import logging
 import threading
 import weakref
-from collections import deque
 from functools import partial
+from queue import Empty, Queue, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kazoo_seqthreading import _worker
+from kazoo_seqthreading._callbacks import run_isolated
 from kazoo_seqthreading._stats import Tally
 from kazoo_seqthreading._worker import Worker
+from tests.background import in_background
 from tests.concurrency import (
     LIMIT,
     RAISED,
     Gate,
     frequent_switches,
     in_thread,
+    interrupt,
     make_exception,
     together,
 )
 from tests.support import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 class Workers:
@@ -38,10 +41,16 @@ class Workers:
         self.made: list[Worker] = []
         self.turned_away: list[Any] = []
 
-    def make(self, **options: Any) -> Worker:
+    def make(self, *predecessors: Worker, **options: Any) -> Worker:
         options.setdefault("when_closed", self.turned_away.append)
-        name = f"kazoo-seqthreading-test-{len(self.made)}"
-        worker = Worker(name, changed=self.changed, tally=Tally(), **options)
+        options.setdefault("on_busy", do_nothing)
+        worker = Worker(
+            f"kazoo-seqthreading-test-{len(self.made)}",
+            self.changed,
+            tally=Tally(),
+            predecessors=predecessors,
+            **options,
+        )
         self.made.append(worker)
         return worker
 
@@ -64,9 +73,11 @@ def workers() -> Iterator[Workers]:
 
 
 def settle(worker: Worker) -> None:
-    done = threading.Event()
-    worker.put(done.set)
-    assert done.wait(LIMIT)
+    in_thread(worker.join)
+
+
+def do_nothing() -> None:
+    pass
 
 
 # -- rule 1: one at a time, in order ---------------------------------------------------
@@ -128,7 +139,8 @@ def test_put_before_start_is_turned_away(workers: Workers) -> None:
 
 
 def test_put_before_start_is_kept_if_asked_for(workers: Workers) -> None:
-    worker, seen = workers.make(accepting=True), list[str]()
+    worker, seen = workers.make(), list[str]()
+    worker.accept()
     worker.put(lambda: seen.append("early"))
     assert worker.qsize() == 1
     worker.start()
@@ -172,7 +184,7 @@ def test_close_and_refuse_runs_what_is_queued_only(workers: Workers) -> None:
 
 def test_what_is_turned_away_runs_in_the_thread_that_puts(workers: Workers) -> None:
     seen = list[int]()
-    worker = workers.make(when_closed=_worker.run_isolated)
+    worker = workers.make(when_closed=run_isolated)
     worker.put(lambda: seen.append(threading.get_ident()))
     assert seen == [threading.get_ident()]
 
@@ -235,24 +247,97 @@ def test_puts_racing_abandon_are_not_lost(workers: Workers) -> None:
                 for number in range(first, first + 50):
                     worker.put(partial(seen.append, number))
 
-            left = together(partial(put, 0), partial(put, 50), worker.abandon)[2]
+            together(partial(put, 0), partial(put, 50), worker.abandon)
+            worker.close()
             inside.open()
             workers.wait_ended(worker)
             assert seen == []
-            others = [item.args[0] for item in (*left, *workers.turned_away)]
-            assert sorted(others) == list(range(100))
+            numbers = [item.args[0] for item in workers.turned_away]
+            assert sorted(numbers) == list(range(100))
 
 
-def test_signal_handler_in_the_middle_of_put(workers: Workers) -> None:
-    def interrupted() -> None:
-        with worker._lock:  # here is where the signal arrives
-            worker.put(lambda: seen.append("inner"))
-            worker.close()
+class SlowQueue(SimpleQueue[Any]):
+    """A queue that lets others go first where a step is between two others."""
 
-    worker, seen = workers.started(), list[str]()
-    in_thread(interrupted, 5.0)
+    def __init__(self) -> None:
+        super().__init__()
+        self.before_put: dict[int, Callable[[], Any]] = {}  # by the thread's ident
+        self.when_empty: list[Callable[[], Any]] = []
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        self.before_put.get(threading.get_ident(), do_nothing)()
+        super().put(item)
+
+    def get_nowait(self) -> Any:
+        try:
+            return super().get_nowait()
+        except Empty:
+            if self.when_empty:
+                self.when_empty.pop(0)()
+            raise
+
+
+def test_put_that_comes_after_the_thread_has_looked(workers: Workers) -> None:
+    """It looked whether the queue is open before the thread closed it."""
+
+    def put() -> None:
+        queue.before_put[threading.get_ident()] = inside
+        worker.put(print)
+
+    queue = SlowQueue()
+    worker, inside = workers.make(queue=queue), Gate()
+    worker.start()
+    with inside:
+        putting = in_background(put)
+        inside.wait_entered()
+        worker.close()
+        workers.wait_ended(worker)
+        assert workers.turned_away == []
+    putting.result(LIMIT)
+    assert workers.turned_away == [print]
+    assert worker.empty()
+
+
+def test_put_while_the_thread_closes_the_queue(workers: Workers) -> None:
+    """The thread has found its queue empty, and not closed it yet."""
+    queue, seen = SlowQueue(), list[str]()
+    worker = workers.make(queue=queue)
+    queue.when_empty = [lambda: worker.put(partial(seen.append, "late"))]
+    worker.accept()
+    worker.close()
+    worker.start()
     workers.wait_ended(worker)
-    assert seen == ["inner"]
+    assert seen == ["late"]
+    assert workers.turned_away == []
+
+
+def test_put_that_comes_late_takes_no_others_callback(workers: Workers) -> None:
+    """What was put into the open queue runs in the thread, one after the other."""
+
+    def put_late() -> None:
+        queue.before_put[threading.get_ident()] = late
+        worker.put(print)
+
+    def put_two() -> None:  # the thread is about to close the queue
+        worker.put(inside)
+        worker.put(partial(seen.append, "second"))
+
+    queue, seen = SlowQueue(), list[str]()
+    worker, late, inside = workers.make(queue=queue), Gate(), Gate()
+    queue.when_empty = [put_two]
+    worker.accept()
+    with late, inside:
+        putting = in_background(put_late)
+        late.wait_entered()
+        worker.close()
+        worker.start()
+        inside.wait_entered()
+        late.open()
+        putting.result(LIMIT)
+        assert seen == []
+        assert [item for item in workers.turned_away if item is not print] == []
+    workers.wait_ended(worker)
+    assert seen == ["second"]
 
 
 # -- rule 3: nothing ends the thread ---------------------------------------------------
@@ -349,40 +434,64 @@ def test_idle_worker_keeps_no_reference(workers: Workers, fails: bool) -> None:
     assert worker.running is None
 
 
-# -- rule 5: a predecessor -------------------------------------------------------------
+# -- rule 5: predecessors --------------------------------------------------------------
 
 
-def test_worker_waits_for_its_predecessor(workers: Workers) -> None:
-    first, second, seen = workers.started(), workers.make(), list[str]()
-    with Gate() as inside:
-        first.put(inside)
-        first.put(lambda: seen.append("first"))
-        inside.wait_entered()
-        first.close()
-        second.start(first)
-        second.put(lambda: seen.append("second"))
-        assert second.qsize() == 1
-    settle(second)
-    assert seen == ["first", "second"]
-    assert first.ended
+def test_worker_waits_for_its_predecessors(workers: Workers) -> None:
+    first, second = workers.started(), workers.started()
+    third, seen, gates = workers.make(first, second), list[str](), [Gate(), Gate()]
+    for worker, gate in zip((first, second), gates):
+        worker.put(gate)
+        worker.put(partial(seen.append, worker.name))
+        gate.wait_entered()
+        worker.close()
+    third.start()
+    third.put(partial(seen.append, third.name))
+    for worker, gate in zip((first, second), gates):
+        assert third.qsize() == 1
+        assert third.name not in seen
+        gate.open()
+        workers.wait_ended(worker)
+    settle(third)
+    assert seen == [first.name, second.name, third.name]
 
 
 def test_worker_does_not_wait_for_an_abandoned_predecessor(workers: Workers) -> None:
-    first, second = workers.started(), workers.make()
+    first = workers.started()
+    second = workers.make(first)
     with Gate() as inside:
         first.put(inside)
         inside.wait_entered()
-        second.start(first)
+        first.close()
+        second.start()
         first.abandon()
         settle(second)
         assert not inside.passed.is_set()
     workers.wait_ended(first)
 
 
+def test_predecessor_is_freed(workers: Workers) -> None:
+    first = workers.started()
+    second = workers.make(first)
+    second.start()
+    first.close()
+    workers.wait_ended(first)
+    workers.made.remove(first)
+    reference = weakref.ref(first)
+    del first
+
+    def gone() -> bool:
+        gc.collect()
+        return reference() is None
+
+    wait_until(gone)
+    settle(second)
+
+
 # -- rule 6: abandoned -----------------------------------------------------------------
 
 
-def test_abandoned_worker_runs_nothing_more(workers: Workers) -> None:
+def test_abandoned_worker_hands_over_what_is_left(workers: Workers) -> None:
     worker, seen = workers.started(), list[str]()
     left = [partial(seen.append, "first"), partial(seen.append, "second")]
     with Gate() as inside:
@@ -390,12 +499,15 @@ def test_abandoned_worker_runs_nothing_more(workers: Workers) -> None:
         inside.wait_entered()
         for callback in left:
             worker.put(callback)
-        assert worker.abandon() == left
+        worker.close()
+        worker.abandon()
         assert worker.abandoned
+        assert worker.qsize() == 2
         worker.put(print)
         assert workers.turned_away == [print]
     workers.wait_ended(worker)
     assert inside.passed.is_set()
+    assert workers.turned_away == [print, *left]
     assert seen == []
 
 
@@ -409,9 +521,78 @@ def test_callback_of_an_abandoned_worker_puts(workers: Workers) -> None:
 
         worker.put(puts)
         inside.wait_entered()
-        assert worker.abandon() == []
+        worker.close()
+        worker.abandon()
     workers.wait_ended(worker)
     assert workers.turned_away == [print]
+
+
+def test_abandoned_worker_counts_nothing_more(workers: Workers) -> None:
+    """Its successor goes on with its counters, each of which has one writer."""
+    worker = workers.started()
+    with Gate() as inside:
+        worker.put(inside)
+        inside.wait_entered()
+        worker.close()
+        tally = worker._tally
+        worker.abandon()
+    workers.wait_ended(worker)
+    assert tally.run == 0
+    assert worker.stats().run == 1
+
+
+# -- rule 7: no lock -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["put", "close", "abandon"])
+def test_interrupted_method(workers: Workers, method: str) -> None:
+    """Whatever step it is at, one may put, and wait for what one has put."""
+
+    def put_and_wait() -> None:
+        ran = threading.Event()
+        worker.put(ran.set)
+        if ran.set in workers.turned_away:
+            ran.set()
+        waited.append(ran.wait(LIMIT))
+
+    waited = list[bool]()
+    for number in itertools.count(1):
+        worker, seen = workers.started(), list[str]()
+        arguments = [partial(seen.append, "outer")] if method == "put" else []
+        call = partial(getattr(worker, method), *arguments)
+        came = in_thread(partial(interrupt, call, number, put_and_wait))
+        worker.close()
+        workers.wait_ended(worker)
+        assert len(seen) == len(arguments)
+        assert waited == [True] * len(waited)
+        if not came:
+            break
+    assert len(waited) == number - 1 > 1
+
+
+def test_interrupted_thread(workers: Workers) -> None:
+    """A finalizer that runs in the worker's thread may put, whatever it is doing."""
+    came = list[bool]()
+    for number in itertools.count(1):
+        worker, seen = workers.make(when_closed=run_isolated), list[str]()
+        finalizer = partial(worker.put, partial(seen.append, "inner"))
+        run = partial(interrupt, worker._run, number, finalizer)
+
+        def run_interrupted(run: Callable[[], bool] = run) -> None:
+            came.append(run())
+
+        worker._run = run_interrupted  # type: ignore[method-assign]
+        worker.start()
+        worker.put(partial(seen.append, "outer"))
+        worker.close(refuse=number % 2 == 0)
+        assert worker.thread is not None
+        worker.thread.join(LIMIT)
+        assert not worker.thread.is_alive()
+        if not came[-1]:
+            assert seen == ["outer"]
+            break
+        assert sorted(seen) == ["inner", "outer"]
+    assert number > 1
 
 
 # -- starting --------------------------------------------------------------------------
@@ -421,7 +602,12 @@ def test_callback_of_an_abandoned_worker_puts(workers: Workers) -> None:
 def test_thread_that_cannot_be_started(
     workers: Workers, monkeypatch: pytest.MonkeyPatch, accepting: bool
 ) -> None:
-    worker = workers.make(accepting=accepting)
+    def no_more_threads(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    worker = workers.make()
+    if accepting:
+        worker.accept()
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", no_more_threads)
         with pytest.raises(RuntimeError, match="can't start new thread"):
@@ -436,19 +622,58 @@ def test_thread_that_cannot_be_started(
     assert seen == (["early"] if accepting else [])
 
 
-def no_more_threads(thread: threading.Thread) -> None:
-    raise RuntimeError("can't start new thread")
+def test_interrupted_start(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that has come alive ends, and the next one follows it."""
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        raise KeyboardInterrupt
+
+    worker, inside, seen = workers.make(), Gate(), list[str]()
+    worker.accept()
+    worker.put(inside)
+    with inside:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                worker.start()
+        inside.wait_entered()
+        follower = workers.make(worker)
+        follower.start()
+        follower.put(lambda: seen.append("next"))
+        worker.put(print)
+        assert workers.turned_away == [print]
+        assert seen == []
+    settle(follower)
+    assert seen == ["next"]
+    assert worker.ended
 
 
-def test_thread_that_does_not_come_alive(
+def test_thread_that_comes_alive_too_late(
     workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(threading.Thread, "start", lambda thread: None)
-    monkeypatch.setattr(_worker, "START_TIMEOUT", 0.05)
-    worker = workers.make()
-    with pytest.raises(RuntimeError, match=r"did not come alive .*uWSGI"):
-        worker.start()
-    assert worker.ended
+    """Its start was interrupted before that, and given up."""
+    threads, start = list[threading.Thread](), threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        threads.append(thread)
+        raise KeyboardInterrupt
+
+    worker, seen = workers.make(), list[str]()
+    worker.accept()
+    worker.put(lambda: seen.append("kept"))
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            worker.start()
+    start(threads[0])
+    threads[0].join(LIMIT)
+    assert not threads[0].is_alive()
+    assert seen == []
+    worker.start()
+    settle(worker)
+    assert seen == ["kept"]
 
 
 # -- the rest --------------------------------------------------------------------------
@@ -476,7 +701,7 @@ def test_counts(workers: Workers) -> None:
     running = worker.running
     assert running is not None
     assert running[0] is inside
-    worker.put(print_nothing)
+    worker.put(do_nothing)
     assert (worker.qsize(), worker.empty()) == (1, False)
     assert worker.stats().running == "tests.concurrency.Gate"
     assert worker.stats().running_for > 0
@@ -492,84 +717,59 @@ def test_counts(workers: Workers) -> None:
     assert repr(worker) == f"<Worker {worker.name} queued=0 ended=True>"
 
 
-def print_nothing() -> None:
-    pass
-
-
-# -- rule 7: a start that is given up --------------------------------------------------
-
-
-def test_interrupted_start(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The thread that has come alive ends, and the next one follows it."""
-    worker, inside, seen = workers.make(accepting=True), Gate(), list[str]()
-
-    def wait(event: threading.Event, timeout: float | None = None) -> bool:
-        wait_until(worker._alive.is_set)
-        raise KeyboardInterrupt
-
-    worker.put(inside)
-    monkeypatch.setattr(worker._alive, "wait", partial(wait, worker._alive))
-    with inside:
-        with pytest.raises(KeyboardInterrupt):
-            worker.start()
-        inside.wait_entered()
-        follower = workers.make()
-        follower.start(worker)
-        follower.put(lambda: seen.append("next"))
-        worker.put(print_nothing)
-        assert workers.turned_away == [print_nothing]
-        assert seen == []
-    settle(follower)
-    assert seen == ["next"]
-    assert worker.ended
-
-
-def test_thread_that_comes_alive_too_late(
-    workers: Workers, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("when", ["before the start", "idle", "at work"])
+def test_watchdog_is_told_once_it_can_see_what_runs(
+    workers: Workers, when: str
 ) -> None:
-    threads: list[threading.Thread] = []
-    start = threading.Thread.start
-
-    def start_later(thread: threading.Thread) -> None:
-        threads.append(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", start_later)
-    monkeypatch.setattr(_worker, "START_TIMEOUT", 0.05)
-    worker, seen = workers.make(accepting=True), list[str]()
-    worker.put(lambda: seen.append("kept"))
-    with pytest.raises(RuntimeError, match="did not come alive"):
+    """Else it may look too early, and see an idle worker."""
+    busy, before, inside = list[Any](), Gate(), Gate()
+    worker: Worker = workers.make(on_busy=lambda: busy.append(worker.running))
+    if when == "before the start":
+        worker.accept()
+    else:
         worker.start()
-    start(threads[0])
-    threads[0].join(LIMIT)
-    assert not threads[0].is_alive()
-    assert seen == []
-    monkeypatch.undo()
-    worker.start()
-    settle(worker)
-    assert seen == ["kept"]
-
-
-def test_abandoned_just_before_a_callback(
-    workers: Workers, caplog: pytest.LogCaptureFixture
-) -> None:
-    """What was taken from the queue, but has not begun, does not begin any more."""
-    worker, inside, seen = workers.make(), Gate(), list[str]()
-
-    class Items(deque[Any]):
-        def popleft(self) -> Any:
-            item = super().popleft()
-            if threading.current_thread() is worker.thread:
-                inside()
-            return item
-
-    worker._items = Items()
-    worker.start()
-    with inside:
-        worker.put(lambda: seen.append("late"))
+    if when == "at work":
+        worker.put(before)
+        before.wait_entered()
+    elif when == "idle":
+        settle(worker)
+    with before, inside:
+        worker.put(inside)
+        if when == "before the start":
+            worker.start()
+        before.open()
         inside.wait_entered()
-        assert worker.abandon() == []
-        assert worker.running is None
-    wait_until(lambda: worker.ended)
-    assert seen == []
-    assert "Dropped" in caplog.text
-    assert "<lambda>" in caplog.text
+        assert busy
+        assert None not in busy
+        assert busy[-1][0] is inside
+
+
+def test_queue_of_the_users(workers: Workers) -> None:
+    """It holds callbacks that were put there without the worker, too."""
+    theirs: Queue[Any] = Queue()
+    worker, seen = workers.make(queue=theirs), list[str]()
+    theirs.put(partial(seen.append, "before the start"))
+    worker.start()
+    theirs.put(partial(seen.append, "past the worker"))
+    worker.put(partial(seen.append, "put"))
+    settle(worker)
+    assert worker.queue_is_foreign
+    assert seen == ["before the start", "past the worker", "put"]
+    worker.close()
+    workers.wait_ended(worker)
+    assert (theirs.empty(), worker.stats().run) == (True, 4)
+
+
+def test_join_of_a_closed_worker(workers: Workers) -> None:
+    worker = workers.make(when_closed=run_isolated)
+    in_thread(worker.join)
+    worker.start()
+    with Gate() as inside:
+        worker.put(inside)
+        inside.wait_entered()
+        worker.close()
+        joining = in_background(worker.join)
+        wait_until(lambda: worker.qsize() == 1)
+        worker.abandon()
+        assert not joining.done()
+    joining.result(LIMIT)

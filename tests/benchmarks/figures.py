@@ -19,6 +19,7 @@ from kazoo.protocol.states import Callback
 from tests.benchmarks import rows
 from tests.benchmarks.measure import Task, take
 from tests.benchmarks.subjects import HANDLERS, Site, close
+from tests.support import KazooClient
 
 #: How many results are weighed.
 WEIGHED = 10_000
@@ -158,9 +159,10 @@ def _selects(handler: Any, stack: ExitStack) -> Callable[[int], int]:
     stack.callback(connection.close)
     stack.callback(listener.accept()[0].close)
     connection.setblocking(False)
-    reader, writer = _channel(handler, stack)
-    writer.send(b"\0")
-    select = handler.select
+    client = _with_channel(handler, stack)
+    client._queue.append((None, None))
+    client._connection._write_sock.send(b"\0")
+    reader, select = client._connection._read_sock, handler.select
 
     def work(operations: int) -> int:
         for _ in range(operations):
@@ -171,7 +173,8 @@ def _selects(handler: Any, stack: ExitStack) -> Callable[[int], int]:
 
 
 def _wake_ups(handler: Any, stack: ExitStack) -> Callable[[int], int]:
-    reader, writer = _channel(handler, stack)
+    connection = _with_channel(handler, stack)._connection
+    reader, writer = connection._read_sock, connection._write_sock
 
     def work(operations: int) -> int:
         for _ in range(operations):
@@ -182,11 +185,13 @@ def _wake_ups(handler: Any, stack: ExitStack) -> Callable[[int], int]:
     return work
 
 
-def _channel(handler: Any, stack: ExitStack) -> tuple[Any, Any]:
-    reader, writer = handler.create_socket_pair()
-    stack.callback(reader.close)
-    stack.callback(writer.close)
-    return reader, writer
+def _with_channel(handler: Any, stack: ExitStack) -> Any:
+    """Return a client that is stopped, and has its wake-up channel."""
+    client = KazooClient(handler=handler)
+    client._connection.start()  # its loop ends at once
+    stack.callback(client._connection.close)
+    client._connection.stop()
+    return client
 
 
 def growth_task(key: str, level: int, rounds: int, site: Site) -> Task:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import ssl
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -12,7 +13,8 @@ import pytest
 
 from tests.faults.load import Load, close, new_client
 from tests.faults.proxy import Proxy
-from tests.zookeeper import HOST, TLS, Node, ZooKeeper
+from tests.support import make_tls
+from tests.zookeeper import HOST, Node, ZooKeeper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,18 +86,35 @@ def no_log() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", params=["tcp", "tls"])
-def ensemble(
+def new_ensemble(
     request: pytest.FixtureRequest,
     handler_class: type[Any],
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Ensemble]:
-    """Three servers, reached with TCP or with TLS; all run when a test begins."""
+) -> Iterator[Callable[[int], Ensemble]]:
+    """Return a function that starts servers, to be reached with TCP or with TLS."""
     tls, options = None, {}
     if request.param == "tls":
-        tls = TLS.create(tmp_path_factory.mktemp("tls"))
+        tls = make_tls(tmp_path_factory.mktemp("tls"))
         options = {"use_ssl": True, "ca": tls.ca}
-    with ZooKeeper(3, tls=tls, config=CONFIG) as zookeeper:
-        yield Ensemble(zookeeper, handler_class, tls is not None, options)
+
+    def new(nodes: int) -> Ensemble:
+        zookeeper = stack.enter_context(ZooKeeper(nodes, tls=tls, config=CONFIG))
+        return Ensemble(zookeeper, handler_class, tls is not None, options)
+
+    with ExitStack() as stack:
+        yield new
+
+
+@pytest.fixture(scope="module")
+def ensemble(new_ensemble: Callable[[int], Ensemble]) -> Ensemble:
+    """Three servers; all run when a test begins."""
+    return new_ensemble(3)
+
+
+@pytest.fixture(scope="module")
+def server(new_ensemble: Callable[[int], Ensemble]) -> Ensemble:
+    """One server, which no test breaks."""
+    return new_ensemble(1)
 
 
 class Proxies(list[Proxy]):
@@ -132,26 +151,6 @@ def proxies(ensemble: Ensemble) -> Iterator[Proxies]:
     finally:
         for proxy in proxies:
             proxy.stop()
-
-
-@pytest.fixture(scope="module")
-def one_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZooKeeper]:
-    """One server with a plain and a TLS port, which no test breaks."""
-    tls = TLS.create(tmp_path_factory.mktemp("tls"))
-    with ZooKeeper(tls=tls, config=CONFIG) as zookeeper:
-        yield zookeeper
-
-
-@pytest.fixture(params=["tcp", "tls"])
-def server(
-    request: pytest.FixtureRequest, handler_class: type[Any], one_server: ZooKeeper
-) -> Ensemble:
-    """One server, reached with TCP or with TLS."""
-    tls = one_server.tls
-    assert tls is not None
-    if request.param == "tcp":
-        return Ensemble(one_server, handler_class, tls=False)
-    return Ensemble(one_server, handler_class, True, {"use_ssl": True, "ca": tls.ca})
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Sequence
 from typing import Any, Optional
 
 from kazoo.handlers.threading import KazooTimeoutError as KazoosTimeoutError
+from kazoo.handlers.threading import SequentialThreadingHandler as KazoosHandler
 from kazoo.interfaces import IAsyncResult, IHandler
 from kazoo.protocol.states import Callback
 from typing_extensions import assert_type
@@ -63,7 +64,7 @@ def use_handler(handler: SequentialThreadingHandler, event: Callback) -> None:
     tasks.put(1)
     assert_type(handler.queue_empty, type[queue.Empty])
     assert_type(handler.socket(), socket.socket)
-    assert_type(handler.spawn(print, "text", end="").is_alive(), bool)
+    assert_type(handler.spawn(print, "text", end=""), threading.Thread)
     readable, writable, _ = handler.select([0], [handler.socket()], [], 0.5)
     assert_type(readable, list[Any])
     assert_type(writable, list[Any])
@@ -71,6 +72,16 @@ def use_handler(handler: SequentialThreadingHandler, event: Callback) -> None:
         assert_type(locked, bool)
     event_object: threading.Event = handler.event_object()
     assert_type(event_object.wait(1), bool)
+    kazoos: KazoosHandler = handler
+    kazoos.start()
+
+
+def use_sockets(handler: SequentialThreadingHandler) -> None:
+    ends: tuple[socket.socket, socket.socket] = handler.create_socket_pair()
+    connection: socket.socket = handler.create_connection(("127.0.0.1", 2181))
+    connection.sendall(b"ruok")
+    assert_type(connection.recv(4), bytes)
+    ends[1].send(b"\0")
 
 
 class Subclass(SequentialThreadingHandler):

@@ -1,0 +1,152 @@
+"""The connection threads of a handler's clients.
+
+A client's connection thread reads every reply and runs every state listener.
+
+1. kazoo asks ``spawn`` for it, with ``ConnectionHandler.zk_loop``. While that runs, the
+   thread is known by its ident; each thread adds and removes its own entry.
+2. On a stopped handler, callbacks of the results that it completes run in a worker of
+   its own, for they may block. The thread ends after that worker, or after the
+   handler's ``stop_timeout``: who joins it, as ``client.stop()`` does, finds them run.
+3. In a forked child these threads are gone, and kazoo's clients do not know. kazoo
+   closes a client at the end of ``zk_loop``, which its thread reaches when the client's
+   ``_stopped`` event is set. So in the child that event is set, and the loop runs once
+   more, for each inherited client: it touches neither network nor session, fails what
+   was pending, tells the listeners ``LOST``, and leaves a stopped client, which can be
+   started anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Optional
+
+from . import _fork
+from ._batch import enable_batches
+from ._stats import Traffic
+
+if TYPE_CHECKING:
+    from kazoo.protocol.connection import ConnectionHandler
+
+    from ._worker import Item, Worker
+
+_log = logging.getLogger("kazoo_seqthreading.fork")
+
+#: Of all handlers, by ident.
+_current: dict[int, ConnectionThread] = {}
+
+
+def current_connection() -> Optional[ConnectionHandler]:
+    """Return the connection whose thread this is, else ``None``."""
+    thread = _current.get(threading.get_ident())
+    return None if thread is None else thread.connection
+
+
+def current_connection_thread() -> Optional[ConnectionThread]:
+    """Return what is known of this thread if it is a connection thread."""
+    return _current.get(threading.get_ident())
+
+
+class ConnectionThread:
+    """One run of a client's connection loop.
+
+    :param connection: kazoo's
+    :param traffic: counts what goes over the connection
+    """
+
+    def __init__(self, connection: ConnectionHandler, traffic: Traffic) -> None:
+        self.connection = connection
+        self.traffic = traffic
+        self.late_worker: Optional[Worker] = None
+        self.ended = False
+
+
+class ConnectionThreads:
+    """The connection threads of one handler, here and before a fork.
+
+    :param start_worker: starts a worker for the callbacks of a stopped handler
+    :param wait_for: waits for a worker, for ``stop_timeout`` at the most
+    """
+
+    def __init__(
+        self,
+        start_worker: Callable[[], Worker],
+        wait_for: Callable[[Worker], Any],
+    ) -> None:
+        self._start_worker = start_worker
+        self._wait_for = wait_for
+        self._threads: dict[int, ConnectionThread] = {}
+        self.inherited: dict[int, ConnectionHandler] = {}  #: the parent's, not closed
+        #: Of all threads that there were; one at a time uses each.
+        self.traffics: list[Traffic] = []
+        self._unused: list[Traffic] = []
+
+    def __len__(self) -> int:
+        return len(self._threads)
+
+    def connections(self) -> list[ConnectionHandler]:
+        """Return kazoo's connections that have a thread now."""
+        return [thread.connection for thread in tuple(self._threads.values())]
+
+    def run(self, connection: ConnectionHandler, loop: Callable[[], Any]) -> None:
+        """Run a client's connection loop in this thread."""
+        try:
+            traffic = self._unused.pop()
+        except IndexError:
+            traffic = Traffic()
+            self.traffics.append(traffic)
+        ident, thread = threading.get_ident(), ConnectionThread(connection, traffic)
+        self._threads[ident] = _current[ident] = thread
+        enable_batches(True)
+        try:
+            loop()
+        finally:
+            enable_batches(False)
+            thread.ended = True
+            self._threads.pop(ident, None)
+            _current.pop(ident, None)
+            self._unused.append(traffic)
+            worker = thread.late_worker
+            if worker is not None:
+                worker.close()
+                self._wait_for(worker)
+
+    def run_late(self, thread: ConnectionThread, callback: Item) -> bool:
+        """Run a callback of a stopped handler; ``False`` if no thread can be started.
+
+        Called by *thread* alone.
+        """
+        if thread.late_worker is None:
+            try:
+                thread.late_worker = self._start_worker()
+            except RuntimeError:
+                return False
+        thread.late_worker.put(callback)
+        return True
+
+    # -- in a forked child -------------------------------------------------------------
+
+    def after_fork(self) -> None:
+        """Remember the parent's connection threads as gone."""
+        for ident, thread in self._threads.items():
+            self.inherited[ident] = thread.connection
+        self._threads.clear()
+
+    def close_inherited(self) -> None:
+        """Have kazoo close the clients whose connection threads are gone."""
+        while self.inherited:
+            try:
+                _, connection = self.inherited.popitem()
+            except KeyError:
+                return  # another thread was faster
+            try:
+                connection.client._stopped.set()
+                connection.zk_loop()
+            except Exception:
+                _log.exception("Closing a client inherited over a fork failed")
+
+
+@_fork.in_child
+def _after_fork() -> None:
+    _current.clear()

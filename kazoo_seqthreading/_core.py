@@ -1,0 +1,364 @@
+"""What a handler consists of: its workers, threads and connections, and their life.
+
+The handler itself has no attribute but this object, so that a subclass is free in its
+names. Threads hold the core, never the handler: that is collected when nobody needs it.
+
+Rules
+-----
+1. ``start`` and ``stop`` may be called at any time, by any thread, as often as one
+   likes, from callbacks, state listeners and signal handlers.
+2. ``stop`` lets what is queued run, and returns when the workers have ended, or after
+   ``stop_timeout`` seconds; what did not end by then is logged. In a callback it does
+   not wait for that callback, nor for what follows it, nor for another one that stops
+   the handler, too; in a connection thread it waits for nothing.
+3. On a stopped handler, the callbacks of a result run in the thread that completes it,
+   each isolated; those of a connection thread in a worker of its own.
+4. Watch events that come to a stopped handler wait for the next start, as several
+   clients may share it. One whose client's session has ended meanwhile is stale, and
+   does not run.
+5. If a worker cannot be started, ``start`` ends the other one and raises.
+6. A worker runs nothing before its predecessors have ended: callbacks of one type never
+   overlap, but with what ``stop`` had to give up.
+7. At the end of the process a handler is stopped, as kazoo's is; no callback keeps the
+   process for longer than ``stop_timeout``.
+8. In a forked child the handler is stopped, until it is started there.
+
+``_changed`` is the lock of the state: ``running``, ``_workers`` and ``_stopping``. It
+is reentrant, for signal handlers; no connection thread takes it in steady state.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import logging
+import ssl
+import threading
+import weakref
+from collections.abc import Callable
+from time import monotonic, sleep
+from typing import Any, Optional
+
+from kazoo.exceptions import ConnectionClosedError
+
+from . import _fork
+from ._callbacks import WatchCallback, describe, run_isolated, stack_of
+from ._connect import Connector, KeepAlive
+from ._connection_threads import ConnectionThreads, current_connection_thread
+from ._kazoo import unsent
+from ._monitor import Watchdog
+from ._spawned import SpawnedThreads
+from ._stats import Tally
+from ._sync import Condition
+from ._worker import Item, Worker
+
+_log = logging.getLogger("kazoo_seqthreading.handler")
+_numbers = itertools.count(1)
+
+
+class Core:
+    """The inside of a handler.
+
+    Its parameters are the handler's options.
+    """
+
+    def __init__(
+        self,
+        stop_timeout: float,
+        slow_callback_duration: Optional[float],
+        connect_timeout: Optional[float],
+        ssl_context: Optional[ssl.SSLContext],
+        tcp_keepalive: KeepAlive,
+        max_spawned_threads: Optional[int],
+    ) -> None:
+        self.prefix = f"kazoo-seqthreading-{next(_numbers)}"
+        self.running = False
+        self._stop_timeout = stop_timeout
+        self._changed = Condition()
+        self._stopping: set[int] = set()  # idents of the threads in stop()
+        self._workers: list[Worker] = []  # that may still run a callback
+        self._late_workers: list[Worker] = []  # likewise, of connection threads
+        self._completion_tally, self._watch_tally = Tally(), Tally()
+        self._watchdog = Watchdog(self._all_workers, slow_callback_duration)
+        self.completions = self._make_completion_worker()
+        self.watches = self._make_watch_worker()
+        self.spawned = SpawnedThreads(self.prefix, max_spawned_threads)
+        self.connector = Connector(
+            connect_timeout,
+            ssl_context,
+            tcp_keepalive,
+            self.spawned.spawn_uncounted,
+        )
+        self.connections = ConnectionThreads(self._start_late_worker, self._wait_for)
+        self._forked = False
+        _fork.register(self)
+
+    def check_fork(self) -> None:
+        """Refuse to wait for what only the parent of a forked process could bring.
+
+        :raises kazoo.exceptions.ConnectionClosedError: if that is so
+        """
+        if self._forked:
+            raise _closed_by_fork()
+
+    # -- workers ---------------------------------------------------------------------
+
+    def _all_workers(self) -> list[Worker]:
+        return [*self._workers, *self._late_workers]
+
+    def _make_worker(self, kind: str, **options: Any) -> Worker:
+        name = f"{self.prefix}-{kind}"
+        predecessors = [
+            worker
+            for worker in self._all_workers()
+            if worker.name == name and not worker.ended
+        ]
+        return Worker(
+            name,
+            self._changed,
+            on_busy=self._watchdog.arm,
+            predecessors=predecessors,
+            **options,
+        )
+
+    def _make_completion_worker(self, queue: Any = None) -> Worker:
+        return self._make_worker(
+            "completion",
+            when_closed=self._run_on_stopped,
+            tally=self._completion_tally,
+            queue=queue,
+        )
+
+    def _make_watch_worker(self, queue: Any = None) -> Worker:
+        worker = self._make_worker(
+            "watch",
+            when_closed=self._hold_watch,
+            tally=self._watch_tally,
+            queue=queue,
+        )
+        worker.accept()
+        return worker
+
+    def _start_late_worker(self) -> Worker:
+        worker = self._make_worker(
+            "completion", when_closed=run_isolated, tally=Tally()
+        )
+        worker.start()
+        self._late_workers.append(worker)
+        return worker
+
+    def _run_on_stopped(self, callback: Item) -> None:
+        thread = current_connection_thread()
+        if thread is None or not self.connections.run_late(thread, callback):
+            run_isolated(callback)
+
+    def _hold_watch(self, callback: Item) -> None:
+        if type(callback) is WatchCallback:
+            callback.held = True
+        self.watches.put(callback)
+
+    def dispatch_watch(self, func: Callable[..., Any], args: Any) -> None:
+        """Queue a watch event's function."""
+        callback = WatchCallback(func, args, current_connection_thread())
+        worker = self.watches
+        callback.held = worker.thread is None  # if it closes, _hold_watch says so
+        worker.put(callback)
+
+    def use_completion_queue(self, queue: Any) -> None:
+        """Have the next start's worker take from a queue of the user's."""
+        self.completions = self._make_completion_worker(queue)
+
+    def use_watch_queue(self, queue: Any) -> None:
+        """Have the next start's worker take from a queue of the user's."""
+        self.watches = self._make_watch_worker(queue)
+
+    # -- start and stop ----------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the workers; does nothing if they are started.
+
+        :raises RuntimeError: if a worker cannot be started
+        """
+        self.close_inherited()
+        with self._changed:
+            if self.running:
+                return
+            self._close_workers()  # as a stop does that a signal handler has ended
+            self._workers[:] = _alive(self._workers)
+            self._late_workers[:] = _alive(self._late_workers)
+            completions, watches = self.completions, self.watches
+            if completions.thread is not None:
+                completions = self._make_completion_worker()
+            try:
+                completions.start()
+                watches.start()
+            except BaseException:
+                for worker in (completions, watches):
+                    if worker.thread is not None:  # it ends by itself
+                        self._workers.append(worker)
+                        worker.close(refuse=True)
+                if watches.thread is not None:
+                    self.watches = self._make_watch_worker()
+                raise
+            self._workers += (completions, watches)
+            self.completions = completions
+            self._forked = False
+            self.running = True
+            _register_exit(self)
+
+    def stop(self) -> None:
+        """Stop the workers; does nothing if they are stopped."""
+        self.close_inherited()
+        with self._changed:
+            self.running = False
+            _running.discard(self)
+            self._close_workers()
+            if current_connection_thread() is not None:
+                return
+            late = self._wait_for_workers()
+        for worker in late:
+            self._give_up(worker)
+
+    def _close_workers(self) -> None:
+        watches = self.watches
+        if watches.thread is not None:
+            self.watches = self._make_watch_worker()
+        completions = self.completions
+        if completions.queue_is_foreign and completions.thread is not None:
+            self.completions = self._make_completion_worker()
+        for worker in self._workers:
+            worker.close(refuse=worker is watches)
+
+    def _wait_for_workers(self) -> list[Worker]:
+        """Wait until the workers have ended; return those that did not in time."""
+        ident = threading.get_ident()
+        nested = ident in self._stopping  # a signal handler, in the middle of a stop
+        workers = self._all_workers()  # not those of another thread's next start
+        in_callback = any(worker.is_current() for worker in workers)
+        deadline = monotonic() + self._stop_timeout
+
+        def is_awaited(worker: Worker) -> bool:
+            if worker.ended or worker.abandoned:
+                return False
+            # A callback waits for none that stops, nor for one that follows it.
+            return not in_callback or not any(
+                other.name == worker.name and other.ident in self._stopping
+                for other in workers
+                if not other.ended
+            )
+
+        try:
+            self._stopping.add(ident)
+            self._changed.notify_all()
+            while True:
+                awaited = [worker for worker in workers if is_awaited(worker)]
+                remaining = deadline - monotonic()
+                if not awaited or remaining <= 0:
+                    return awaited
+                self._changed.wait(min(remaining, threading.TIMEOUT_MAX))
+        finally:
+            if not nested:
+                self._stopping.discard(ident)
+
+    def _wait_for(self, worker: Worker) -> None:
+        """Wait for the worker of a connection thread that ends."""
+        deadline = monotonic() + self._stop_timeout
+        with self._changed:
+            while not (worker.ended or worker.ident in self._stopping):
+                remaining = deadline - monotonic()
+                if remaining <= 0:
+                    break
+                self._changed.wait(min(remaining, threading.TIMEOUT_MAX))
+
+    def _give_up(self, worker: Worker) -> None:
+        worker.abandon()
+        running = worker.running
+        if running is None and worker.empty():
+            return  # it is about to end
+        _log.error(
+            "%s did not stop within %s s: still running %s, %d queued behind it. "
+            "Stack:\n%s",
+            worker.name,
+            self._stop_timeout,
+            "nothing" if running is None else describe(running[0]),
+            worker.qsize(),
+            stack_of(worker.ident),
+        )
+
+    def dispose(self) -> None:
+        """Let the threads end: nobody has the handler any more."""
+        for worker in self._workers:
+            worker.close(refuse=True)
+
+    def stop_at_exit(self) -> None:
+        """Let requests leave, then stop."""
+        deadline = monotonic() + self._stop_timeout
+        for connection in self.connections.connections():
+            while unsent(connection) and monotonic() < deadline:
+                sleep(0.001)
+        self.stop()
+
+    # -- in a forked child -------------------------------------------------------------
+
+    def after_fork(self) -> None:
+        """Mark the handler stopped: the parent's threads are not here."""
+        self._forked = self._forked or self.running or len(self.connections) > 0
+        self.running = False
+        _running.discard(self)
+        self._changed = Condition()
+        self._stopping.clear()
+        for worker in self._all_workers():
+            worker.after_fork(self._changed)
+        self._workers.clear()
+        self._late_workers.clear()
+        self._watchdog.disarm()
+        self.completions = self._make_completion_worker()
+        if self._forked:
+            self.watches = self._make_watch_worker()
+        self.spawned.after_fork()
+        self.connections.after_fork()
+
+    def on_send_in_child(self, queue: Any) -> None:
+        """Fail what waits in a client's queue: it is the parent's client."""
+        while True:
+            try:
+                _, result = queue.popleft()
+            except IndexError:
+                break
+            if result is not None:
+                result.set_exception(_closed_by_fork())
+        self.close_inherited()
+
+    def close_inherited(self) -> None:
+        """Have kazoo close the clients that a parent's threads served."""
+        if self.connections.inherited:
+            self.connections.close_inherited()
+
+
+def _alive(workers: list[Worker]) -> list[Worker]:
+    return [worker for worker in workers if not (worker.ended or worker.abandoned)]
+
+
+_running: weakref.WeakSet[Core] = weakref.WeakSet()
+_exit_is_registered = False
+
+
+def _register_exit(core: Core) -> None:
+    """Have *core* stopped as late at exit as kazoo's handler is, or later."""
+    global _exit_is_registered
+    _running.add(core)
+    if not _exit_is_registered:
+        _exit_is_registered = True
+        atexit.register(_stop_running)
+
+
+def _stop_running() -> None:
+    for core in list(_running):
+        core.stop_at_exit()
+
+
+def _closed_by_fork() -> ConnectionClosedError:
+    return ConnectionClosedError(
+        "The client belongs to the parent of this forked process; start() it here, or "
+        "make a new one"
+    )

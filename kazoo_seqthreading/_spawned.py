@@ -1,0 +1,172 @@
+"""Threads for ``spawn``: a fresh one for each function, named, and a daemon.
+
+With a limit, a thread is started when it is its turn: the first so many of ``_threads``
+may run. A thread is appended, or removed, before somebody looks whom that lets run. So
+none takes a lock, and none waits whose turn it is. Which of those who look starts a
+thread is decided by its ``_kazoo_starter``.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, Optional
+
+from . import _fork
+from ._callbacks import describe
+
+#: A function, its arguments, and its keyword arguments.
+Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+
+#: How long a thread may take to begin, in seconds.
+START_SECONDS = 1.0
+
+
+class SpawnedThread(threading.Thread):
+    """A thread that runs a function, perhaps after it has waited for its turn."""
+
+    def __init__(
+        self,
+        name: str,
+        call: Call,
+        pool: Optional[SpawnedThreads] = None,
+    ) -> None:
+        super().__init__(name=name, daemon=True)
+        self._kazoo_generation = _fork.generation
+        self._kazoo_pool = pool  # if it counts there
+        self._kazoo_call: Optional[Call] = call
+        self._kazoo_begun = threading.Event()
+        self._kazoo_starter: dict[None, object] = {}
+
+    def start_once(self) -> None:
+        """Start it, unless somebody else does.
+
+        :raises RuntimeError: if no thread can be started
+        """
+        me = object()
+        try:
+            if self._kazoo_starter.setdefault(None, me) is me:
+                self.start()
+        except BaseException:
+            if self._kazoo_starter.get(None) is me and not self.has_begun():
+                self._kazoo_starter.clear()
+            raise
+
+    def has_begun(self) -> bool:
+        """Tell whether it was started, though a signal handler may have raised then."""
+        if self in threading.enumerate():
+            self._kazoo_begun.wait(START_SECONDS)
+        return self._kazoo_begun.is_set()
+
+    def run(self) -> None:
+        """Call the function."""
+        self._kazoo_begun.set()
+        call, self._kazoo_call = self._kazoo_call, None
+        if call is None:
+            return
+        func, args, kwargs = call
+        if self._kazoo_pool is not None:
+            # Not before: to look at its name may run code of its own.
+            self.name = f"{self.name}:{describe(func)}"
+        try:
+            func(*args, **kwargs)
+        finally:
+            del call, func, args, kwargs
+            if self._kazoo_pool is not None:
+                self._kazoo_pool.ended(self)
+
+    def is_alive(self) -> bool:
+        """Tell whether the function has not returned yet."""
+        if self._kazoo_generation != _fork.generation:
+            return super().is_alive()
+        return not self._kazoo_begun.is_set() or super().is_alive()
+
+    def join(self, timeout: Optional[float] = None) -> None:
+        """Wait until the function has returned.
+
+        :param timeout: how long to wait, in seconds; ``None`` waits for ever
+        :raises RuntimeError: if called by the function itself
+        """
+        if self._kazoo_generation != _fork.generation:
+            return  # a parent's thread is not here
+        if not self._kazoo_begun.is_set():
+            began = monotonic()
+            if not self._kazoo_begun.wait(timeout):
+                return
+            if timeout is not None:
+                timeout = max(0.0, timeout - (monotonic() - began))
+        super().join(timeout)
+
+
+class SpawnedThreads:
+    """The threads that a handler spawned.
+
+    :param prefix: what their names begin with
+    :param limit: how many may run at once; more wait for their turn
+    """
+
+    def __init__(self, prefix: str, limit: Optional[int]) -> None:
+        self._prefix = prefix
+        self._limit = limit
+        self._reset()
+
+    def _reset(self) -> None:
+        self._threads: list[SpawnedThread] = []  # in the order of the calls
+
+    def __len__(self) -> int:
+        return len(self._threads[: self._limit])
+
+    def spawn_uncounted(self, func: Callable[[], Any], purpose: str) -> SpawnedThread:
+        """Run *func* in a thread that does not count for the limit.
+
+        :param purpose: part of the thread's name
+        :raises RuntimeError: if no thread can be started
+        """
+        thread = SpawnedThread(f"{self._prefix}-{purpose}", (func, (), {}))
+        thread.start()
+        return thread
+
+    def spawn(
+        self, func: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> SpawnedThread:
+        """Run ``func(*args, **kwargs)`` in a thread, which is named after *func*.
+
+        :raises RuntimeError: if no thread can be started
+        """
+        spawned = SpawnedThread(f"{self._prefix}-spawn", (func, args, kwargs), self)
+        try:
+            self._threads.append(spawned)
+            if self._limit is None:
+                spawned.start_once()
+            else:
+                self._start_first(spawned)
+        except BaseException:
+            if not spawned.has_begun():
+                self.ended(spawned)
+            raise
+        return spawned
+
+    def _start_first(self, own: Optional[SpawnedThread] = None) -> None:
+        for thread in self._threads[: self._limit]:
+            try:
+                thread.start_once()
+            except RuntimeError:  # no thread can be started: the next one tries again
+                if thread is own:
+                    raise
+
+    def ended(self, thread: SpawnedThread) -> None:
+        """Let the next one run; *thread* calls it when its function has returned."""
+        try:
+            self._threads.remove(thread)
+        except ValueError:
+            pass  # it took so long to begin that it was given up
+        if self._limit is not None:
+            self._start_first()
+
+    def after_fork(self) -> None:
+        """Forget the parent's threads."""
+        thread = threading.current_thread()
+        running = [one for one in self._threads if one is thread]
+        self._reset()
+        self._threads += running  # it goes on in the child

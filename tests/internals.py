@@ -1,0 +1,49 @@
+"""What tests see of the package's inside, in one place."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from kazoo_seqthreading import AsyncResult, SequentialThreadingHandler
+from kazoo_seqthreading._callbacks import LinkedCallback
+from kazoo_seqthreading._core import Core
+from kazoo_seqthreading._monitor import report
+
+
+def core_of(handler: SequentialThreadingHandler) -> Core:
+    """Return what the handler consists of."""
+    return handler._kazoo_seqthreading
+
+
+def stopping(handler: SequentialThreadingHandler) -> set[int]:
+    """Return the idents of the threads that are in ``stop``."""
+    return core_of(handler)._stopping
+
+
+def waiting(result: AsyncResult[Any]) -> list[Any]:
+    """Return the threads and callbacks that wait for *result*."""
+    entries: list[Any] = result._AsyncResult__waiting  # type: ignore[attr-defined]
+    return entries
+
+
+def link_inline(result: AsyncResult[Any], func: Callable[[Any], Any]) -> None:
+    """Link *func* as kazoo's own chains are: it runs where the result is completed."""
+    link = LinkedCallback(func, None, result)
+    result._AsyncResult__link(link)  # type: ignore[attr-defined]
+
+
+def run_as_connection(
+    handler: SequentialThreadingHandler, function: Callable[[], Any]
+) -> None:
+    """Call *function* in this thread as if it were a client's connection thread."""
+    connection: Any = object()
+    core_of(handler).connections.run(connection, function)
+
+
+def wait_for_messages(limit: float = 20.0) -> None:
+    """Wait until what connection threads have reported so far is logged."""
+    done = threading.Event()
+    report(lambda message: done.set(), "")
+    assert done.wait(limit), "the monitor stands still"
