@@ -9,8 +9,7 @@ kazoo's own handler, for comparison. No test is left out.
 
 Rules:
 
-1. Every name that kazoo and its tests find the handler by is replaced before a test
-   module is imported. A test fails if the stock classes are instantiated after all.
+1. ``replacement.py`` replaces the handler.
 2. Only the surroundings of the tests change, never a test: the servers listen on
    127.0.0.1 and on ports of this process, live until the tests need others, and are
    waited for by asking them. What they leave behind is removed, also when the
@@ -31,7 +30,7 @@ import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Callable
+from typing import Any, Callable
 
 import pytest
 
@@ -44,12 +43,9 @@ from tests.zookeeper import (
     find_zookeeper,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Generator
+pytest_plugins = ["tests.replacement"]
 
 # Their attributes are replaced, which types know nothing of.
-client: Any = importlib.import_module("kazoo.client")
-stock: Any = importlib.import_module("kazoo.handlers.threading")
 common: Any = importlib.import_module("kazoo.testing.common")
 harness: Any = importlib.import_module("kazoo.testing.harness")
 
@@ -68,23 +64,13 @@ CONFIG = [
     "forceSync=no",
 ]
 
+SERVING = ("leader", "follower", "standalone")
+
 #: The ports of a process's servers are in a block of this size.
 BLOCK = 30
 
-_stock_instances: list[str] = []
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--stock",
-        action="store_true",
-        help="run kazoo's test suite with kazoo's own threading handler",
-    )
-
 
 def pytest_configure(config: pytest.Config) -> None:
-    if not config.getoption("--stock"):
-        _replace_handler()
     # A client that a test leaves behind goes on complaining after the last test.
     logging.getLogger("kazoo").addHandler(logging.NullHandler())
     with ExitStack() as stack:
@@ -95,12 +81,8 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(stack.pop_all().close)
 
 
-def pytest_report_header(config: pytest.Config) -> str:
-    handler = stock.SequentialThreadingHandler
-    return (
-        f"handler: {handler.__module__}.{handler.__qualname__}, "
-        f"ZooKeeper {os.environ['ZOOKEEPER_VERSION']}"
-    )
+def pytest_report_header() -> str:
+    return f"ZooKeeper {os.environ['ZOOKEEPER_VERSION']}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -113,34 +95,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             cls.HANDLERS = (("kazoo.handlers.threading", "SequentialThreadingHandler"),)
     # It takes half a minute: several processes end sooner if one begins with it.
     items.sort(key=lambda item: "TestReadOnlyMode" not in item.nodeid)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_teardown() -> Generator[None, None, None]:
-    try:
-        yield
-    finally:
-        names = ", ".join(sorted(set(_stock_instances)))
-        _stock_instances.clear()
-        assert not names, f"kazoo's own {names} came into use"
-
-
-def _replace_handler() -> None:
-    import kazoo_seqthreading as ours
-
-    for cls in (stock.SequentialThreadingHandler, stock.AsyncResult):
-        cls.__init__ = _recording(cls.__init__, cls.__qualname__)
-    for name in ("SequentialThreadingHandler", "AsyncResult", "KazooTimeoutError"):
-        setattr(stock, name, getattr(ours, name))
-    client.SequentialThreadingHandler = ours.SequentialThreadingHandler
-
-
-def _recording(init: Callable[..., None], name: str) -> Callable[..., None]:
-    def __init__(self: object, *args: Any, **kwargs: Any) -> None:
-        _stock_instances.append(name)
-        init(self, *args, **kwargs)
-
-    return __init__
 
 
 def _prepare_servers(stack: ExitStack) -> None:
@@ -237,7 +191,7 @@ def _serves(server: Any) -> bool:
             connection.sendall(b"srvr")
             with connection.makefile() as reply:
                 mode = re.search("^Mode: (.*)$", reply.read(), re.MULTILINE)
-                return mode is not None and mode[1] in ("leader", "follower")
+                return mode is not None and mode[1] in SERVING
     return False
 
 
