@@ -12,12 +12,18 @@ Standard output has nothing but the table, or the JSON.
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+    # Where there is nothing to tidy up, a Ctrl-C ends it without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import json
 import logging
 import math
+import os
 import shutil
-import signal
 import sys
 import threading
 from collections.abc import Sequence
@@ -28,6 +34,10 @@ from ._version import __version__
 
 PROGRAM = "kazoo_seqthreading"
 BAR = 20
+#: The exit status of what is ended by SIGPIPE, in a shell.
+UNREAD = 141
+#: What to say of a program that one of them has ended.
+SIGNALS: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,9 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("kazoo", "kazoo_seqthreading"):  # what matters is in our messages
         logging.getLogger(name).addHandler(logging.NullHandler())
     progress = _Progress(sys.stderr)
-    interrupts = _Interrupts()
+    signals = Signals()
     try:
-        with interrupts:
+        with signals:
             comparison = compare(
                 options.hosts,
                 seconds=options.seconds,
@@ -48,20 +58,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
     except BaseException as error:
         progress.clear()
-        if interrupts.seen:
-            print(f"{PROGRAM}: interrupted", file=sys.stderr)
-            return 130
+        if signals.seen:
+            say(f"{PROGRAM}: {SIGNALS[signals.seen]}", sys.stderr)
+            return 128 + signals.seen
         if isinstance(error, CompareError):
-            print(f"{PROGRAM}: {error}", file=sys.stderr)
+            say(f"{PROGRAM}: {error}", sys.stderr)
             return 1
         raise
     progress.clear()
-    print(_as_json(comparison) if options.json else _as_table(comparison))
+    say(_as_json(comparison) if options.json else _as_table(comparison), sys.stdout)
     return 0
 
 
 class _Parser(argparse.ArgumentParser):
     """Complains in one line."""
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        say("", sys.stdout, end="")
+        super().exit(status, message)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{PROGRAM}: {message} (--help tells more)\n")
@@ -209,27 +223,44 @@ def _client_options(options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-class _Interrupts:
-    """Remembers a Ctrl-C: kazoo makes another exception of it in some places."""
+class Signals:
+    """Raises ``KeyboardInterrupt`` for the first signal; a second one kills.
+
+    It remembers it: kazoo makes another exception of it in some places.
+    """
 
     def __init__(self) -> None:
-        self.seen = False
-        self._before: Any = None
+        self.seen = 0
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> None:
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._interrupt)
+            for number in SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._interrupt)
 
     def __exit__(self, *error: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _interrupt(self, number: int, frame: object) -> None:
-        self.seen = True
+        self.seen = number
+        for one in self._before:
+            signal.signal(one, signal.SIG_DFL)
         raise KeyboardInterrupt
 
 
 # -- what is shown ---------------------------------------------------------------------
+
+
+def say(text: str, stream: TextIO, end: str = "\n") -> None:
+    """Print *text*, and end the program where nobody reads it, as with ``| head``."""
+    try:
+        print(text, end=end, file=stream, flush=True)
+    except BrokenPipeError:
+        # Or what is left would be written, and complained of, at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        raise SystemExit(UNREAD) from None
 
 
 class _Progress:
@@ -247,7 +278,7 @@ class _Progress:
             self._draw(f"[{'#' * full}{'.' * (BAR - full)}] {share:4.0%}  {label}")
         elif what not in self._begun:
             self._begun.add(what)
-            print(f"measuring: {what}", file=self._stream, flush=True)
+            say(f"measuring: {what}", self._stream)
 
     def clear(self) -> None:
         if self._terminal:
@@ -255,7 +286,7 @@ class _Progress:
 
     def _draw(self, line: str) -> None:
         width = shutil.get_terminal_size().columns - 1
-        print(f"\r\x1b[K{line[:width]}", end="", file=self._stream, flush=True)
+        say(f"\r\x1b[K{line[:width]}", self._stream, end="")
 
 
 def _as_json(comparison: Comparison) -> str:
@@ -277,7 +308,7 @@ def _as_table(comparison: Comparison) -> str:
         f"{about['python']}",
         f"on {about['server']}, medians of {about['rounds']} rounds",
         "",
-        _line("", "operations/s", "p50 ms", "p99 ms", "CPU us/operation"),
+        _line("", "operations/s", "p50 ms", "CPU us/operation"),
     ]
     for what, figures in comparison.work.items():
         ours, kazoos = figures[OURS], figures[KAZOO]
@@ -285,18 +316,38 @@ def _as_table(comparison: Comparison) -> str:
             what,
             _figures(TITLES[OURS], ours),
             _figures(TITLES[KAZOO], kazoos),
-            _line("  ratio", *(f"{one:.2f}x" for one in ours.ratio(kazoos))),
+            _line("  ratio", *(f"{one:.2f}x" for one in _shown(ours.ratio(kazoos)))),
         ]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_verdict(comparison)])
+
+
+def _verdict(comparison: Comparison) -> list[str]:
+    ratios = [pair[OURS].ratio(pair[KAZOO]) for pair in comparison.work.values()]
+    rates = sorted(ratio.operations_per_second for ratio in ratios)
+    cpu = sorted(ratio.cpu_us_per_operation for ratio in ratios)
+    return [
+        "ratio: kazoo_seqthreading's figure divided by that of kazoo's handler.",
+        "More operations per second are better, and less of everything else.",
+        "",
+        f"kazoo_seqthreading makes {rates[0]:.1f} to {rates[-1]:.1f} times as many "
+        "operations per second,",
+        f"each with {cpu[0]:.0%} to {cpu[-1]:.0%} of the CPU.",
+    ]
 
 
 def _figures(title: str, figures: Figures) -> str:
-    rate, p50, p99, cpu = figures
-    return _line(f"  {title}", f"{rate:,.0f}", f"{p50:.2f}", f"{p99:.2f}", f"{cpu:.1f}")
+    rate, p50, cpu = _shown(figures)
+    return _line(f"  {title}", f"{rate:,.0f}", f"{p50:.2f}", f"{cpu:.1f}")
+
+
+def _shown(figures: Figures) -> tuple[float, float, float]:
+    """Return what differs little from run to run, which the 99th percentile does."""
+    rate, p50, _, cpu = figures
+    return rate, p50, cpu
 
 
 def _line(title: str, *cells: str) -> str:
-    widths = (14, 9, 9, 18)
+    widths = (14, 9, 18)
     row = "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths))
     return f"{title:<24}{row}"
 

@@ -120,12 +120,13 @@ def compare(
             connected = partial(
                 _connected, server + chroot, timeout, options, work.listener
             )
+            handlers: dict[str, Callable[[], Any]] = {
+                KAZOO: kazoo.handlers.threading.SequentialThreadingHandler,
+                OURS: SequentialThreadingHandler,
+            }
             clients = {
                 name: stack.enter_context(connected(handler()))
-                for name, handler in (
-                    (KAZOO, kazoo.handlers.threading.SequentialThreadingHandler),
-                    (OURS, SequentialThreadingHandler),
-                )
+                for name, handler in handlers.items()
             }
             rounds = 5 if seconds >= 5 else 3
             figures = _rounds(work, clients, path, rounds, seconds, report)

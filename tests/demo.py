@@ -5,10 +5,16 @@ the exit status is 1 where anything is not as it should be.
 
 By default it starts a private server, and kills it on the way. ``--hosts``, or
 ``ZOOKEEPER_HOSTS`` in the environment, runs it on an ensemble of your own: there it
-kills nothing, and removes what it has made.
+kills nothing, and removes what it has made, also under Ctrl-C and ``SIGTERM``.
 """
 
 from __future__ import annotations
+
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+    # Where there is nothing to tidy up, a Ctrl-C ends it without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
 import asyncio
@@ -37,6 +43,8 @@ from kazoo.version import __version__ as kazoo_version
 
 import kazoo_seqthreading.__main__ as comparison
 from kazoo_seqthreading import SequentialThreadingHandler, __version__
+from kazoo_seqthreading.__main__ import SIGNALS, Signals, say
+from tests.background import in_background
 from tests.zookeeper import Node, ZooKeeper, ZooKeeperError
 
 #: The longest that anything may take, in seconds; and the whole, the comparison too.
@@ -51,6 +59,10 @@ make_client: Callable[..., Any] = kazoo.client.KazooClient
 
 class Unexpected(Exception):
     """Something is not as it should be."""
+
+
+#: What tells that something does not work.
+EXPECTED = (Unexpected, ZooKeeperError, KazooException, OSError, queue.Empty)
 
 
 def expect(what: str, found: object, expected: object) -> None:
@@ -77,25 +89,24 @@ class Screen:
 
     def head(self, *lines: str) -> None:
         """Print what this is."""
-        print(f"{self._bold}{lines[0]}{self._plain}")
+        say(f"{self._bold}{lines[0]}{self._plain}", sys.stdout)
         for line in lines[1:]:
-            print(f"{self._dim}{line}{self._plain}")
+            say(f"{self._dim}{line}{self._plain}", sys.stdout)
 
     def begin(self, title: str) -> None:
         """Begin a step."""
-        print(f"\n{self._bold}{title}{self._plain}")
+        say(f"\n{self._bold}{title}{self._plain}", sys.stdout)
         self._began = time.monotonic()
-        sys.stdout.flush()
 
     def tell(self, text: str) -> None:
         """Print what has just happened, and when in this step."""
         took = f"{(time.monotonic() - self._began) * 1e3:,.0f} ms"
         mark = f"{self._green}{self._good}{self._plain}"
-        print(f"  {mark} {text:<64}{self._dim}{took:>10}{self._plain}", flush=True)
+        say(f"  {mark} {text:<64}{self._dim}{took:>10}{self._plain}", sys.stdout)
 
     def fail(self, text: str) -> None:
         """Print what is not as it should be."""
-        print(f"  {self._red}{self._bad} {text}{self._plain}", flush=True)
+        say(f"  {self._red}{self._bad} {text}{self._plain}", sys.stdout)
 
 
 class Demo:
@@ -132,14 +143,14 @@ class Demo:
     def open(self) -> Any:
         """Return a client with the handler, started; it is closed in the end."""
         client = make_client(self._hosts, handler=SequentialThreadingHandler())
-        client.start(LIMIT)
         self._stack.callback(client.close)
         self._stack.callback(client.stop)
+        client.start(LIMIT)
         return client
 
     def connect(self) -> None:
-        self.tell("KazooClient(hosts, handler=SequentialThreadingHandler())")
         self.client = self.open()
+        self.tell("KazooClient(hosts, handler=SequentialThreadingHandler()).start()")
         self.client.add_listener(self.states.put)
         session, _ = self.client.client_id
         self.tell(f"connected: session {session:#x}")
@@ -274,7 +285,8 @@ class Demo:
             resign[name].wait(LIMIT)
 
         def run(client: Any, name: str) -> None:
-            client.Election("/election", name).run(lead, name)
+            with contextlib.suppress(KazooException):  # whoever does not lead is seen
+                client.Election("/election", name).run(lead, name)
 
         runs = {}
         for client, name in ((self.client, "anna"), (self.other, "bert")):
@@ -330,19 +342,24 @@ def run(hosts: str, server: Node | None, screen: Screen) -> None:
     chroot = f"/kazoo-seqthreading-demo-{secrets.token_hex(4)}"
     with ExitStack() as stack:
         keeper = make_client(hosts, handler=SequentialThreadingHandler())
+        stack.callback(keeper.close)
+        stack.callback(keeper.stop)
         try:
             keeper.start(CONNECT_LIMIT)
         except TimeoutError:
             raise Unexpected(f"no server answers on {hosts}") from None
-        stack.callback(keeper.close)
-        stack.callback(keeper.stop)
-        keeper.ensure_path(chroot)
         if server is None:
             stack.callback(keeper.retry, keeper.delete, chroot, recursive=True)
+        keeper.ensure_path(chroot)
         demo = Demo(hosts.rstrip("/") + chroot, server, screen, stack)
-        for number, (title, step) in enumerate(demo.steps(), 1):
-            screen.begin(f"{number}. {title}")
-            step()
+        try:
+            for number, (title, step) in enumerate(demo.steps(), 1):
+                screen.begin(f"{number}. {title}")
+                # A Ctrl-C in the middle of a request might be lost in kazoo.
+                in_background(step).result()
+        except BaseException:
+            logging.disable()  # what fails with it is no news
+            raise
 
 
 def compare(hosts: str, seconds: float, screen: Screen) -> None:
@@ -351,11 +368,10 @@ def compare(hosts: str, seconds: float, screen: Screen) -> None:
     :raises Unexpected: if it fails
     """
     screen.begin("kazoo's handler and ours: python -m kazoo_seqthreading --hosts ...")
-    expect(
-        "exit status of the comparison",
-        comparison.main(["--hosts", hosts, "--seconds", str(seconds)]),
-        0,
-    )
+    status = comparison.main(["--hosts", hosts, "--seconds", str(seconds)])
+    if status > 128:  # a signal, which it has told of
+        raise SystemExit(status)
+    expect("exit status of the comparison", status, 0)
 
 
 @contextlib.contextmanager
@@ -392,9 +408,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.ERROR)  # that a connection is lost, is told
     faulthandler.dump_traceback_later(LIMIT_OF_ALL + options.seconds, exit=True)
-    screen = Screen()
+    screen, signals = Screen(), Signals()
     try:
-        with ensemble(options.hosts) as (hosts, server, about):
+        with signals, ensemble(options.hosts) as (hosts, server, about):
             screen.head(
                 f"kazoo_seqthreading {__version__} with kazoo {kazoo_version}, "
                 f"{platform.python_implementation()} {platform.python_version()}",
@@ -402,12 +418,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             run(hosts, server, screen)
             compare(hosts, options.seconds, screen)
-    except (Unexpected, ZooKeeperError, KazooException, OSError, queue.Empty) as error:
+    except BaseException as error:
+        if signals.seen:
+            screen.fail(SIGNALS[signals.seen])
+            return 128 + signals.seen
+        if not isinstance(error, EXPECTED):
+            raise
         screen.fail(f"{type(error).__name__}: {error}")
         return 1
-    except KeyboardInterrupt:
-        screen.fail("interrupted")
-        return 130
     finally:
         faulthandler.cancel_dump_traceback_later()
     return 0

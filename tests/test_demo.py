@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support import ROOT, run_python
+from kazoo_seqthreading.__main__ import UNREAD
+from tests.support import ROOT, run_python, slow_import, wait_until
 
 STEPS = [
     "Connect",
@@ -23,21 +26,30 @@ STEPS = [
     "The server is killed",
 ]
 COMPARISON = "kazoo's handler and ours"
+LIMIT = 60.0
+
+
+def start_demo(*arguments: str, **variables: str) -> subprocess.Popen[str]:
+    """Start the demo in a folder where nothing can be imported by chance."""
+    environment = {k: v for k, v in os.environ.items() if k != "ZOOKEEPER_HOSTS"}
+    return subprocess.Popen(
+        [sys.executable, ROOT / "tests" / "demo.py", "--seconds", "1", *arguments],
+        cwd="/",
+        env={**environment, "PYTHONIOENCODING": "utf-8", **variables},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def run_demo(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the demo in a folder where nothing can be imported by chance."""
-    environment = {k: v for k, v in os.environ.items() if k != "ZOOKEEPER_HOSTS"}
-    return subprocess.run(
-        [sys.executable, ROOT / "tests" / "demo.py", "--seconds", "1", *arguments],
-        cwd="/",
-        env={**environment, "PYTHONIOENCODING": "utf-8"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    with start_demo(*arguments) as demo:
+        try:
+            out, err = demo.communicate(timeout=100)
+        finally:
+            demo.kill()
+    return subprocess.CompletedProcess(demo.args, demo.returncode, out, err)
 
 
 def titles(out: str) -> list[str]:
@@ -61,7 +73,7 @@ def test_private_server() -> None:
     assert "✗" not in demo.stdout
     last = demo.stdout.partition(COMPARISON)[2]
     assert "operations/s" in last
-    assert "ratio" in last
+    assert "times as many operations per second" in last
 
 
 def test_private_server_is_gone() -> None:
@@ -95,6 +107,57 @@ def test_own_ensemble(hosts: str, client: Any) -> None:
     assert len(titles(demo.stdout)) == len(STEPS) - 1
     assert STEPS[-1] not in demo.stdout
     assert client.get_children("/") == []
+
+
+@pytest.mark.parametrize(
+    ("number", "word"),
+    [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")],
+)
+@pytest.mark.parametrize("place", [*STEPS[2:7], COMPARISON])
+def test_interrupted(
+    hosts: str, client: Any, place: str, number: signal.Signals, word: str
+) -> None:
+    with start_demo("--hosts", hosts) as demo:
+        try:
+            assert demo.stdout is not None
+            begun = any(place in line for line in demo.stdout)
+            demo.send_signal(number)
+            out, err = demo.communicate(timeout=LIMIT)
+        finally:
+            demo.kill()
+    assert begun
+    assert demo.returncode == 128 + number
+    told = [*out.splitlines(), *complaints(err)]
+    assert told[-1].endswith(word)
+    assert complaints(err) in ([], [f"kazoo_seqthreading: {word}"])
+    assert client.get_children("/") == []
+
+
+def test_nobody_reads_on(hosts: str, client: Any) -> None:
+    """As with ``| head``."""
+    with start_demo("--hosts", hosts) as demo:
+        try:
+            assert demo.stdout is not None
+            begun = demo.stdout.readline()
+            demo.stdout.close()
+            demo.stdout = None
+            _, err = demo.communicate(timeout=LIMIT)
+        finally:
+            demo.kill()
+    assert begun.startswith("kazoo_seqthreading ")
+    assert (demo.returncode, err) == (UNREAD, "")
+    assert client.get_children("/") == []
+
+
+def test_interrupted_while_it_is_loaded(tmp_path: Path) -> None:
+    with start_demo(**slow_import("argparse", tmp_path)) as demo:
+        try:
+            wait_until(tmp_path.joinpath("importing").exists, LIMIT)
+            demo.send_signal(signal.SIGINT)
+            out, err = demo.communicate(timeout=LIMIT)
+        finally:
+            demo.kill()
+    assert (demo.returncode, out, err) == (-signal.SIGINT, "", "")
 
 
 def test_without_a_server() -> None:

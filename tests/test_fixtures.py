@@ -3,35 +3,49 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import ROOT, KazooClient
+from tests.support import ROOT, KazooClient, wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.zookeeper import ZooKeeper
 
 
-def outcomes(folder: Path, source: str, *options: str, **env: str) -> dict[str, str]:
-    """Run the tests in *source* with our fixtures; return what became of each."""
+@contextmanager
+def started(
+    folder: Path, source: str, *options: str, **env: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the tests in *source* with our fixtures, in a process of its own."""
     folder.joinpath("test_it.py").write_text(source)
-    report = folder / "report.txt"
     command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-rA"]
     command += ["-c", os.devnull, "--rootdir", str(folder), "--tb=no", "-q", *options]
-    with report.open("w") as output:
-        subprocess.run(
-            [*command, "-p", "no:cacheprovider", "-o", "console_output_style=classic"],
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **env},
-            stdout=output,
-            timeout=60.0,
-            check=False,
+    command += ["-p", "no:cacheprovider", "-o", "console_output_style=classic"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **env}
+    with folder.joinpath("report.txt").open("w") as output:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=output, stderr=output
         )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def outcomes(folder: Path, source: str, *options: str, **env: str) -> dict[str, str]:
+    """Run the tests in *source* with our fixtures; return what became of each."""
+    report = folder / "report.txt"
+    with started(folder, source, *options, **env) as process:
+        process.wait(60.0)
     result: dict[str, str] = {}
     for line in report.read_text().splitlines():
         word, _, rest = line.partition(" ")
@@ -181,12 +195,64 @@ def test_live_ensemble_is_left_as_it_was(
     hosts = own_server.hosts + chroot
     result = outcomes(tmp_path, LIVE, "--handler=kazoo", ZOOKEEPER_HOSTS=hosts)
     assert result == {"test_chroot": "PASSED", "test_another": "PASSED"}
-    client = KazooClient(own_server.hosts)
+    assert left_behind(own_server, chroot) == []
+
+
+def left_behind(server: ZooKeeper, chroot: str = "") -> list[str]:
+    """Return the nodes that do not belong to an empty server."""
+    client = KazooClient(server.hosts)
     client.start()
     try:
-        assert set(client.get_children("/")) <= {"zookeeper", "app"}
+        nodes = client.get_children("/")
         if chroot:
-            assert client.get_children(chroot) == []
+            nodes += client.get_children(chroot)
     finally:
         client.stop()
         client.close()
+    return [node for node in nodes if node not in ("zookeeper", "app")]
+
+
+#: Tells where it is, and waits there.
+BLOCKED = """
+import pathlib, threading
+from tests import conftest
+
+def here():
+    pathlib.Path("here").touch()
+    threading.Event().wait({seconds})
+
+removed = conftest._removed
+
+def remove(client, path):
+    if {place!r} == "teardown":
+        here()
+    return removed(client, path)
+
+conftest._removed = remove
+
+def test_blocked(client):
+    client.create("/a")
+    if {place!r} == "call":
+        here()
+
+def test_next(client):
+    pathlib.Path("next").touch()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("place", "seconds"), [("call", 60), ("teardown", 1)])
+def test_tests_that_are_ended_leave_nothing_behind(
+    tmp_path: Path,
+    own_server: ZooKeeper,
+    number: signal.Signals,
+    place: str,
+    seconds: int,
+) -> None:
+    source = BLOCKED.format(place=place, seconds=seconds)
+    with started(tmp_path, source, ZOOKEEPER_HOSTS=own_server.hosts) as process:
+        wait_until(tmp_path.joinpath("here").exists, 30.0)
+        process.send_signal(number)
+        assert process.wait(30.0) == pytest.ExitCode.INTERRUPTED
+    assert not tmp_path.joinpath("next").exists()
+    assert left_behind(own_server) == []

@@ -29,12 +29,17 @@ Rules:
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+    # A Ctrl-C ends it without a traceback; the janitor tidies up.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import os
 import random
 import secrets
 import shutil
-import signal
 import socket
 import struct
 import subprocess
@@ -55,7 +60,7 @@ HOST = "127.0.0.1"
 
 NOT_FOUND = """\
 {problem}. Install it:
-  Debian, Ubuntu: apt-get install zookeeper
+  Debian, Ubuntu: apt-get install libzookeeper-java default-jre-headless
   macOS:          brew install zookeeper
   elsewhere:      install Java, unpack a release of Apache ZooKeeper
                   (https://zookeeper.apache.org/releases.html), and set
@@ -91,6 +96,13 @@ JVM_FLAGS = (
     "-Djava.awt.headless=true",
     "-Dreadonlymode.enabled=true",
 )
+
+# Of the frameworks for logging, log4j 1 logs nothing without a configuration.
+LOGGING = """
+log4j.rootLogger=INFO, console
+log4j.appender.console=org.apache.log4j.ConsoleAppender
+log4j.appender.console.layout=org.apache.log4j.SimpleLayout
+"""
 
 CONFIG = {
     "tickTime": "500",
@@ -548,7 +560,10 @@ class ZooKeeper:
         )
         _started.add(self)
         folder.mkdir(mode=0o700)
+        logging = folder / "log4j.properties"
+        logging.write_text(LOGGING)
         flags = [*JVM_FLAGS, f"-Djava.io.tmpdir={folder}"]
+        flags += [f"-Dlog4j.configuration={logging.as_uri()}", "-Dlog4j2.level=INFO"]
         flags += [f"{k}={v}" for k, v in self._config.items() if k.startswith("-")]
         main = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
         self._make_nodes(folder, [java, *flags, "-cp", class_path, main])
@@ -605,7 +620,8 @@ def _after_fork_in_child() -> None:
         zookeeper._let_go()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _reserve_ports(count: int) -> list[socket.socket]:
