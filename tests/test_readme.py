@@ -24,7 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import kazoo_seqthreading
 from tests.background import LIMIT
-from tests.support import ROOT, wait_until
+from tests.support import ROOT, run_python, wait_until
 
 if TYPE_CHECKING:
     from tests.support import MakeClient
@@ -213,12 +213,15 @@ FOOTNOTE = re.compile(r"^\.\. \[(\d+)\] (.+(?:\n   .+)*)$", re.MULTILINE)
 
 
 @cache
-def known_tests(path: str) -> dict[str, bool]:
-    """Return the tests of a file, and whether kazoo's handler is known to fail each."""
+def known_tests(path: str, mark: str = "stock_fails") -> dict[str, bool]:
+    """Return the tests of a file, and whether each is marked.
+
+    By default, whether kazoo's handler is known to fail it.
+    """
     body = ast.parse((ROOT / path).read_text(encoding="utf-8")).body
-    marks = ["stock_fails"]  # and its names in the file
+    marks = [mark]  # and its names in the file
     for one in body:
-        if isinstance(one, ast.Assign) and "stock_fails" in ast.unparse(one.value):
+        if isinstance(one, ast.Assign) and mark in ast.unparse(one.value):
             marks += map(ast.unparse, one.targets)
     pattern = re.compile(rf"\b({'|'.join(marks)})\b")
     return {
@@ -255,6 +258,107 @@ def test_footnotes() -> None:
                 unseen.append(row["what"])
     # What kazoo's handler lacks altogether needs no test of that.
     assert set(unseen) <= {"results can be awaited"}
+
+
+# -- the situations --------------------------------------------------------------------
+
+#: The end of a row of the tests' README: kazoo's handler, ours, the test.
+SITUATION = re.compile(r"^ +- (.+)\n +- (.+)\n +- ``(test_\w+)``$", re.MULTILINE)
+
+
+def test_situations() -> None:
+    readme = (ROOT / "tests/README.rst").read_text(encoding="utf-8")
+    _, *parts = re.split(r": ``(test_situations\w*\.py)``\n", readme)
+    tables = dict(zip(parts[::2], parts[1::2]))
+    files = (ROOT / "tests").glob("test_situations*.py")
+    assert sorted(tables) == sorted(path.name for path in files)
+    for name, table in tables.items():
+        fails = known_tests(f"tests/{name}")
+        not_run = known_tests(f"tests/{name}", "ours_alone")
+        expected = []
+        for test in fails:
+            stock = "\\-" if not_run[test] else "fails" if fails[test] else "holds"
+            expected.append((stock, "holds", test))
+        assert SITUATION.findall(table) == expected, name
+
+
+# -- the versions ----------------------------------------------------------------------
+
+TOX = (ROOT / "tox.ini").read_text(encoding="utf-8")
+ENVIRONMENT = re.compile(
+    r"^\[testenv:([\w-]*)(?:\{([\w,]+)\})?([\w-]*)\]$", re.MULTILINE
+)
+
+
+def environments() -> set[str]:
+    """Return the names of tox's environments; "py" is one anywhere."""
+    names = {"py", *TOX.partition("env_list =")[2].partition("[testenv]")[0].split()}
+    for head, choices, tail in ENVIRONMENT.findall(TOX):
+        names.update(head + choice + tail for choice in choices.split(","))
+    return names
+
+
+def supported() -> dict[str, str]:
+    """Return the versions of each row."""
+    _, _, section = README.partition("\nSupported versions\n")
+    table, _, _ = section.partition("\n\nThe tests")
+    rows = (re.split(r"  +", line) for line in table.splitlines())
+    return {row[0]: row[1] for row in rows if len(row) == 3}
+
+
+def test_environments_exist() -> None:
+    named = re.findall(r"``tox -e ([\w,-]+)|^ +tox -e ([\w,-]+)", README, re.MULTILINE)
+    names = {name for pair in named for one in pair for name in one.split(",") if name}
+    assert len(names) >= 15
+    assert names <= environments()
+
+
+def test_supported_pythons() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    classified = re.findall(r"Python :: 3\.(\d+)\"", project)
+    first, last = re.findall(r"3\.(\d+)", supported()["CPython"])
+    every = [str(minor) for minor in range(int(first), int(last) + 1)]
+    assert classified == every
+    assert {f"py3{minor}" for minor in every} <= environments()
+    for classifier, row in (("Free Threading", "free-threaded"), ("PyPy", "PyPy")):
+        assert (f':: {classifier}"' in project) == (row in supported())
+    assert f'requires-python = ">=3.{first}"' in project
+
+
+def test_oldest_kazoo() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    oldest, _, _ = supported()["kazoo"].partition(" to ")
+    assert f'dependencies = ["kazoo>={oldest}"]' in project
+    assert f"deps = kazoo=={oldest}\n" in TOX
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_warning_of_fork(hosts: str) -> None:
+    (block,) = (block for block in blocks() if "use of fork" in block)
+    program = f"""
+import os, sys, warnings
+from kazoo.client import KazooClient
+from kazoo_seqthreading import SequentialThreadingHandler
+
+client = KazooClient(sys.argv[1], handler=SequentialThreadingHandler())
+client.start()
+for quiet in False, True:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if quiet:
+            exec({block!r})
+        pid = os.fork()
+        if not pid:
+            os._exit(0)
+        os.waitpid(pid, 0)
+    print(*(warning.category.__name__ for warning in caught))
+client.stop()
+client.close()
+"""
+    done = run_python(program, hosts)
+    cpython = sys.implementation.name == "cpython"
+    warns = "DeprecationWarning" if cpython and sys.version_info >= (3, 12) else ""
+    assert (done.stderr, done.stdout) == ("", f"{warns}\n\n")
 
 
 # -- what is documented ----------------------------------------------------------------
