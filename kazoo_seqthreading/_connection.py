@@ -304,8 +304,8 @@ class Connection(socket.socket):
         try:
             if not self.framed:
                 self._begin_frames()
-            if wakeup is not None:
-                wakeup.begin_sleeps()
+                if wakeup is not None:
+                    wakeup.leave_plain()
             return self._wait(wakeup, timeout, look=not turns or timeout == 0)
         except OSError:
             raise

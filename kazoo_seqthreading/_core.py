@@ -262,13 +262,11 @@ class Core:
 
     def _wait_for(self, worker: Worker) -> None:
         """Wait for the worker of a connection thread that ends."""
-        deadline = monotonic() + self._stop_timeout
         with self._changed:
-            while not (worker.ended or worker.ident in self._stopping):
-                remaining = deadline - monotonic()
-                if remaining <= 0:
-                    break
-                self._changed.wait(min(remaining, threading.TIMEOUT_MAX))
+            self._changed.wait_for(
+                lambda: worker.ended or worker.ident in self._stopping,
+                min(self._stop_timeout, threading.TIMEOUT_MAX),
+            )
 
     def _give_up(self, worker: Worker) -> None:
         worker.abandon()

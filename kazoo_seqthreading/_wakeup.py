@@ -61,7 +61,7 @@ class WakeupReader(socket.socket):
     channel: Channel
     client: Any = None  #: whose queue says what waits; ``None`` while not attached
 
-    def begin_sleeps(self) -> None:
+    def leave_plain(self) -> None:
         """Have ``send`` do without a byte while this thread is awake."""
         if self.channel.sleep == PLAIN:
             self.channel.sleep = AWAKE

@@ -36,7 +36,7 @@ class Channel:
 
     def attach(self) -> Channel:
         attach(self.reader, self.writer, self.client)
-        self.reader.begin_sleeps()  # as the select() of the handler does
+        self.reader.leave_plain()  # as the select() of the handler does
         return self
 
     def request(self, result: Any = None) -> None:

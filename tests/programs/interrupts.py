@@ -64,16 +64,21 @@ def wait_for(result: Any) -> None:
         time.sleep(0.0001)
 
 
-def call_while_asking(rounds: int = 1500) -> None:
-    """The signal handler makes a blocking call."""
-    client = new_client()
-    client.start()
-    alarm = Alarm(lambda: client.exists("/"), 0.001)
+def ask(client: Any, alarm: Alarm, rounds: int) -> None:
+    """Make requests until the alarm has rung, so many times."""
     for _ in range(rounds):
         alarm.set()
         while alarm.waits:
             result = client.exists_async("/")
         wait_for(result)
+
+
+def call_while_asking(rounds: int = 1500) -> None:
+    """The signal handler makes a blocking call."""
+    client = new_client()
+    client.start()
+    alarm = Alarm(lambda: client.exists("/"), 0.001)
+    ask(client, alarm, rounds)
     check(client)
 
 
@@ -111,11 +116,7 @@ def stop_handler_while_asking(rounds: int = 60) -> None:
     client = new_client()
     client.start()
     alarm = Alarm(restart, 0.002)
-    for _ in range(rounds):
-        alarm.set()
-        while alarm.waits:
-            result = client.exists_async("/")
-        wait_for(result)
+    ask(client, alarm, rounds)
     check(client)
 
 

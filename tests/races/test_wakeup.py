@@ -60,7 +60,7 @@ def read(requests: int) -> Callable[[Asked], None]:
 
     def run(state: Asked) -> None:
         reader = state.reader
-        reader.begin_sleeps()
+        reader.leave_plain()
         while len(state.sent) < requests:
             if reader.begin_sleep():
                 reader.poll()
