@@ -14,6 +14,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
+from contextlib import closing
 from functools import partial
 from typing import Any, TypeVar
 
@@ -38,6 +39,7 @@ from tests.concurrency import (
 )
 from tests.internals import run_as_connection, waiting
 from tests.support import MakeClient, refcounted, run_python, wait_until
+from tests.zookeeper import ZooKeeper
 
 T = TypeVar("T")
 
@@ -482,18 +484,24 @@ class BlockingLoop(asyncio.SelectorEventLoop):
         return super().call_soon_threadsafe(*args, **kwargs)
 
 
-def test_loop_that_blocks_who_wakes_it_does_not_hold_up_a_client(client: Any) -> None:
-    loop = BlockingLoop()
-    with Gate() as loop.gate:
-        task = loop.run_until_complete(started(client.get_async("/")))
-        loop.gate.wait_entered()
-        assert client.get("/")[0] == b""
-        called = threading.Event()
-        client.get_async("/").rawlink(lambda result: called.set())
-        assert called.wait(LIMIT)
-    data, _ = loop.run_until_complete(asyncio.wait_for(task, LIMIT))
-    assert data == b""
-    loop.close()
+def test_loop_that_blocks_who_wakes_it_does_not_hold_up_a_client(
+    make_client: MakeClient, own_server: ZooKeeper
+) -> None:
+    (node,) = own_server.nodes
+    client = make_client(hosts=own_server.hosts)
+    client.start()
+    with closing(BlockingLoop()) as loop:
+        with Gate() as loop.gate:
+            node.suspend()  # the reply comes when the task waits for it
+            task = loop.run_until_complete(started(client.get_async("/")))
+            node.resume()
+            loop.gate.wait_entered()
+            assert client.get("/")[0] == b""
+            called = threading.Event()
+            client.get_async("/").rawlink(lambda result: called.set())
+            assert called.wait(LIMIT)
+        data, _ = loop.run_until_complete(asyncio.wait_for(task, LIMIT))
+        assert data == b""
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
