@@ -48,7 +48,6 @@ import os
 import socket
 import ssl
 import threading
-from collections import deque
 from struct import Struct
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Optional, Union
@@ -58,8 +57,10 @@ from ._batch import flush_batch, start_batch
 from ._connection_threads import current_connection_thread
 from ._monitor import report
 from ._stats import Traffic
+from ._steps import check_expected
 
 if TYPE_CHECKING:
+    from ._steps import Steps
     from ._tls import Codec
     from ._wakeup import WakeupReader
 
@@ -127,12 +128,15 @@ class Connection(socket.socket):
         self._out: list[Data] = []
         self._out_size = 0
         self._wire: Optional[memoryview] = None  # what the socket did not take
-        self._unanswered: deque[int] = deque()  # xids of requests, heartbeats apart
         self._turns = 0  # answers from memory before the socket is looked at
         # heartbeats
         self._interval = 0.0
         self._sent_at = self._heard_at = monotonic()
         self._traffic = Traffic()
+        # kazoo's, while its main loop is served
+        self._client: Any = None
+        self._steps: Optional[Steps] = None
+        self._in_step = False
         _fork.register(self)
 
     def __repr__(self) -> str:
@@ -205,7 +209,9 @@ class Connection(socket.socket):
         self._read = end
         if self.framed and end > read:
             if not self._left:
-                self._left = 4 + _length_and_xid(self._frames, read)[0]
+                length, xid = _length_and_xid(self._frames, read)
+                check_expected(self._client._pending, xid)
+                self._left = 4 + length
             self._left -= end - read
         data = self._frames[read:end]
         if end == self._end:
@@ -234,12 +240,8 @@ class Connection(socket.socket):
             return len(data)
         self._out.append(data)
         self._out_size += len(data)
-        if len(data) >= 8:
-            xid = _length_and_xid(data)[1]
-            if xid > 0:
-                if not self._unanswered:
-                    self._heard_at = monotonic()
-                self._unanswered.append(xid)
+        if not self._client._pending:
+            self._heard_at = monotonic()
         return len(data)
 
     def sendall(self, data: Data, flags: int = 0) -> None:  # type: ignore[override]
@@ -291,7 +293,7 @@ class Connection(socket.socket):
         :raises OSError: if the connection is closed, or broken
         """
         turns = self._turns
-        if turns:
+        if turns and self._steps is None:
             self._turns = turns - 1
             if (
                 wakeup is not None
@@ -303,13 +305,15 @@ class Connection(socket.socket):
                 return [self]
         try:
             if not self.framed:
-                self._begin_frames()
-                if wakeup is not None:
-                    wakeup.leave_plain()
+                assert wakeup is not None
+                self._begin_frames(wakeup)
             return self._wait(wakeup, timeout, look=not turns or timeout == 0)
         except OSError:
             raise
-        except Exception as error:  # any other one would end kazoo's thread for good
+        except Exception as error:
+            if self._in_step:
+                raise  # it is kazoo's
+            # any other one would end kazoo's thread for good
             report(
                 _log.error,
                 "Unexpected exception: the connection is given up. Please report it",
@@ -317,15 +321,18 @@ class Connection(socket.socket):
             )
             raise OSError(errno.EIO, "unexpected exception in select()") from error
 
-    def _begin_frames(self) -> None:
+    def _begin_frames(self, wakeup: WakeupReader) -> None:
         """Buffer in both directions from now on; this thread is the owner."""
         fd = self.fileno()
         if fd < 0:
             raise _closed()
         self._poller = _select.make_poller(fd)
+        self._client = wakeup.client
         thread = current_connection_thread()
         if thread is not None:
             self._traffic = thread.traffic
+            self._steps = thread.steps
+        wakeup.leave_plain()
         self.settimeout(0)
         self.framed = True
         self._heard_at = monotonic()
@@ -353,6 +360,8 @@ class Connection(socket.socket):
         while True:
             if self._closed_by is not None:
                 raise _closed()
+            if self._steps is not None and wakeup is not None:
+                self._take_steps(self._steps, wakeup.client._queue)
             readable = self._read < self._end or self._eof
             if (
                 wakeup is not None
@@ -366,17 +375,42 @@ class Connection(socket.socket):
             if deadline is not None:
                 left = deadline - monotonic()
                 if left <= 0:
+                    if self._steps is not None and self._heard_at > now:
+                        self._steps.server_is_alive()
                     return []
             self._sleep(wakeup, left)
+
+    def _take_steps(self, steps: Steps, queue: Any) -> None:
+        """Take steps in both directions in turn, a limited number of them."""
+        self._in_step = True
+        for _ in range(TURNS):
+            idle = True
+            if queue and self._out_size < HIGH_WATER and steps.send():
+                idle = False
+            read = self._read
+            if read < self._end:
+                end = steps.receive(self._frames, read)
+                if end != read:
+                    self._read = end
+                    idle = False
+            if idle:
+                break
+        self._in_step = False
+        if self._read == self._end:
+            self._frames = b""  # it may be large
 
     def _sleep(self, wakeup: Optional[WakeupReader], timeout: Optional[float]) -> None:
         """Sleep until something happens, and read if it is that."""
         if self._out or self._wire is not None:
             flush_batch()
             self._flush()
-        if len(self._unanswered) >= BUSY and wakeup is not None and self._wire is None:
+        if (
+            len(self._client._pending) >= BUSY
+            and wakeup is not None
+            and self._wire is None
+        ):
             flush_batch()
-            sleep(min(len(self._unanswered) * DWELL, MAX_DWELL))
+            sleep(min(len(self._client._pending) * DWELL, MAX_DWELL))
             if self._fill():
                 return
         if wakeup is not None and self._out_size >= HIGH_WATER:
@@ -438,7 +472,6 @@ class Connection(socket.socket):
                 return
             data = bytes(partial)
             partial.clear()
-        unanswered = self._unanswered
         end, size, answers = 0, len(data), 0
         self._needed = 8
         while size - end >= 8:
@@ -451,8 +484,6 @@ class Connection(socket.socket):
                 self._needed = 4 + length
                 break
             end += 4 + length
-            if xid > 0 and not (unanswered and unanswered.popleft() == xid):
-                raise OSError(errno.EPROTO, f"nothing asked for reply {xid}")
             if xid != _WATCH_EVENT:
                 answers += 1
         partial += data[end:]
@@ -487,7 +518,7 @@ class Connection(socket.socket):
 
     def _check_silence(self) -> None:
         """Give the connection up where kazoo does not: while requests keep coming."""
-        if self._unanswered:
+        if self._client._pending:
             silence = monotonic() - self._heard_at
             if silence > 2 * self._interval > 0:
                 raise OSError(errno.ETIMEDOUT, f"nothing heard for {silence:.1f} s")

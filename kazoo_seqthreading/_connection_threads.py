@@ -29,6 +29,7 @@ from ._stats import Traffic
 if TYPE_CHECKING:
     from kazoo.protocol.connection import ConnectionHandler
 
+    from ._steps import Steps
     from ._worker import Item, Worker
 
 _log = logging.getLogger("kazoo_seqthreading.fork")
@@ -53,10 +54,17 @@ class ConnectionThread:
 
     :param connection: kazoo's
     :param traffic: counts what goes over the connection
+    :param steps: kazoo's, if they can be taken here
     """
 
-    def __init__(self, connection: ConnectionHandler, traffic: Traffic) -> None:
+    def __init__(
+        self,
+        connection: ConnectionHandler,
+        traffic: Traffic,
+        steps: Optional[Steps],
+    ) -> None:
         self.connection = connection
+        self.steps = steps
         self.traffic = traffic
         self.late_worker: Optional[Worker] = None
         self.ended = False
@@ -89,14 +97,20 @@ class ConnectionThreads:
         """Return kazoo's connections that have a thread now."""
         return [thread.connection for thread in tuple(self._threads.values())]
 
-    def run(self, connection: ConnectionHandler, loop: Callable[[], Any]) -> None:
+    def run(
+        self,
+        connection: ConnectionHandler,
+        loop: Callable[[], Any],
+        steps: Optional[Steps] = None,
+    ) -> None:
         """Run a client's connection loop in this thread."""
         try:
             traffic = self._unused.pop()
         except IndexError:
             traffic = Traffic()
             self.traffics.append(traffic)
-        ident, thread = threading.get_ident(), ConnectionThread(connection, traffic)
+        ident = threading.get_ident()
+        thread = ConnectionThread(connection, traffic, steps)
         self._threads[ident] = _current[ident] = thread
         enable_batches(True)
         try:

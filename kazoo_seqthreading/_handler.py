@@ -37,6 +37,7 @@ from ._errors import TimeoutError
 from ._kazoo import connection_of, has_queues
 from ._result import AsyncResult
 from ._stats import Stats, Traffic
+from ._steps import steps_of
 from ._surroundings import warn_of_surroundings
 from ._sync import Event, Lock, make_rlock
 from ._tls import Arguments
@@ -238,7 +239,10 @@ class SequentialThreadingHandler(
         reader: Any = connection._read_sock
         if type(reader) is WakeupReader and has_queues(connection):
             attach(reader, connection._write_sock, connection.client)
-        run = partial(core.connections.run, connection, func)
+        # A subclass may want to see all that goes through its own select().
+        own = getattr(self.select, "__func__", None)
+        steps = steps_of(connection) if own is _select_of_this_class else None
+        run = partial(core.connections.run, connection, func, steps)
         return core.spawned.spawn_uncounted(run, "connection")
 
     # -- synchronization -------------------------------------------------------------
@@ -348,6 +352,9 @@ class SequentialThreadingHandler(
         return self._kazoo_seqthreading.connector.connect(
             address, hostname, timeout, arguments
         )
+
+
+_select_of_this_class = SequentialThreadingHandler.select
 
 
 def _check_options(

@@ -11,16 +11,65 @@ from __future__ import annotations
 import functools
 import re
 import sys
+import zlib
 from collections import deque
 from types import FunctionType, MethodType
 from typing import Any, Optional
 
 from kazoo.interfaces import IAsyncResult
+from kazoo.protocol import serialization
 from kazoo.protocol.connection import ConnectionHandler
 
 _CHAIN_LINK = re.compile(r"KazooClient\.\w+_async\.<locals>\.")
 #: What ``kazoo.handlers.utils.wrap`` makes of a function.
 _WRAPPED = "wrap.<locals>.capture.<locals>.captured_function"
+
+#: The methods that take a step of the main loop, with a checksum of the names that
+#: their code uses. They are the same in 2.8 to 2.11.
+_METHODS = {
+    "_send_request": 0x74490BB2,
+    "_submit": 0x905D5953,
+    "_write": 0x8389D79F,
+    "_read_response": 0xB1998869,
+    "_read_watch_event": 0x6751DE41,
+}
+
+#: The types of requests after whose replies the connection goes on as before.
+ORDINARY = frozenset(
+    (
+        serialization.CheckVersion,
+        serialization.Create,
+        serialization.Create2,
+        serialization.Delete,
+        serialization.Exists,
+        serialization.GetACL,
+        serialization.GetChildren,
+        serialization.GetChildren2,
+        serialization.GetData,
+        serialization.Reconfig,
+        serialization.SetACL,
+        serialization.SetData,
+        serialization.Sync,
+        serialization.Transaction,
+    )
+)
+
+
+def methods_are_known(connection: ConnectionHandler) -> bool:
+    """Tell whether the methods that take a connection's steps are those known here."""
+    return type(connection) is ConnectionHandler and all(
+        name not in vars(connection)
+        and _checksum(getattr(ConnectionHandler, name, None)) == expected
+        for name, expected in _METHODS.items()
+    )
+
+
+@functools.cache
+def _checksum(function: Any) -> Optional[int]:
+    if type(function) is not FunctionType:
+        return None
+    names = sorted(set(function.__code__.co_names))
+    return zlib.crc32(" ".join(names).encode())
 
 
 def is_chain_link(callback: Any) -> bool:
