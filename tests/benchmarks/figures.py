@@ -53,6 +53,35 @@ PARTS = {
 
 
 @dataclass(frozen=True)
+class Floor:
+    """What no handler can save of the CPU of a row.
+
+    :param subject: of the row, which has nothing else
+    :param at_most: the CPU per operation, as a multiple of the subject's
+    """
+
+    title: str
+    row: str
+    subject: str
+    at_most: float | None = None
+
+
+FLOORS = {
+    "protocol": Floor(
+        "CPU per pipelined read / kazoo's protocol", "pipelined", rows.FLOOR, 1.6
+    ),
+    "loop": Floor("the same / kazoo's protocol and loop", "pipelined", rows.LOOP),
+    "one thread": Floor(
+        "CPU per synchronous read / kazoo's protocol, one thread",
+        "sync",
+        rows.BOUND,
+        1.3,
+    ),
+    "handover": Floor("the same / raw socket, two threads", "sync", rows.HANDOVER),
+}
+
+
+@dataclass(frozen=True)
 class Growth:
     """What should cost as much for many as for one."""
 

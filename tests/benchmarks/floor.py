@@ -9,6 +9,7 @@ handler can save.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from struct import pack
@@ -33,7 +34,7 @@ class _Result:
         raise exception
 
 
-class _Handler:
+class FreeHandler:
     """A handler that does nothing, at once."""
 
     name = "free"
@@ -43,7 +44,7 @@ class _Handler:
 
     def __init__(self) -> None:
         result = _Result()
-        self.async_result = lambda: result
+        self.async_result: Callable[[], Any] = lambda: result
         self.event_object = threading.Event
         self.lock_object = threading.Lock
         self.rlock_object = threading.RLock
@@ -56,7 +57,7 @@ class _Done(BaseException):
     """Ends kazoo's loop."""
 
 
-class _LoopHandler(_Handler):
+class _LoopHandler(FreeHandler):
     """Has kazoo's loop send all requests, then read all replies, then end."""
 
     client: Any
@@ -98,7 +99,9 @@ class _Socket:
         return len(data)
 
 
-class _WakeUp:
+class WakeUp:
+    """A wake-up channel that wakes nobody."""
+
     def send(self, data: bytes) -> int:
         return 1
 
@@ -117,7 +120,7 @@ class Protocol:
     ) -> None:
         self._path = path
         self._operations = operations
-        handler = _LoopHandler() if loop else _Handler()
+        handler = _LoopHandler() if loop else FreeHandler()
         self._exchange = self._run_loop if loop else self._send_and_read
         self._client = KazooClient(handler=handler)
         if isinstance(handler, _LoopHandler):
@@ -125,7 +128,7 @@ class Protocol:
         # As the loop has it, which else would take it for a change.
         self._client._state = KeeperState.CONNECTING
         self._connection: Any = self._client._connection
-        self._connection._read_sock = self._connection._write_sock = _WakeUp()
+        self._connection._read_sock = self._connection._write_sock = WakeUp()
         stat = pack("!qqqqiiiqiiq", 1, 1, 1, 1, 0, 0, 0, 0, len(data), 0, 1)
         content = pack("!i", len(data)) + data + stat
         self._replies = b"".join(

@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import faulthandler
 import gc
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 #: How long one sample may take, in seconds.
 HANG = 300.0
@@ -27,11 +28,16 @@ HANG = 300.0
 
 @dataclass(frozen=True)
 class Sample:
-    """What some operations took; *cpu* is the process's user and system time."""
+    """What some operations took.
+
+    :param cpu: the process's user and system time
+    :param p50: the median of what each took, in seconds, where each was timed
+    """
 
     operations: int
     seconds: float
     cpu: float
+    p50: float = math.nan
 
     @property
     def rate(self) -> float:
@@ -103,6 +109,20 @@ def take(work: Callable[[], int]) -> Sample:
         faulthandler.cancel_dump_traceback_later()
     # A clock may be too coarse for very little work.
     return Sample(operations, max(seconds, 1e-9), max(cpu, 1e-9))
+
+
+def take_each(call: Callable[[], object], operations: int) -> Sample:
+    """Measure each of so many calls."""
+    times = []
+
+    def work() -> int:
+        for _ in range(operations):
+            began = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - began)
+        return operations
+
+    return replace(take(work), p50=statistics.median(times))
 
 
 def settle() -> None:

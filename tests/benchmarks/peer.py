@@ -28,6 +28,8 @@ def main() -> None:
     name, hosts, path, reads, window = sys.argv[1:]
     if name == "aiozk":
         samples = _measure_aiozk(hosts, path, int(reads), int(window))
+    elif name == "C client":
+        samples = _measure_apache(hosts, path, int(reads), int(window))
     else:
         samples = _measure_kazoo(_make_handler(name), hosts, path, int(reads))
     print(json.dumps(samples))
@@ -71,6 +73,28 @@ def _measure_kazoo(handler: Any, hosts: str, path: str, reads: int) -> Any:
             samples[work.__name__] = asdict(take(partial(work, client, path, count)))
     finally:
         client.stop()
+        client.close()
+    return samples
+
+
+def _measure_apache(hosts: str, path: str, reads: int, window: int) -> Any:
+    from dataclasses import asdict
+    from functools import partial
+
+    from tests.benchmarks.apache import Client
+    from tests.benchmarks.measure import take
+
+    client = Client(hosts)
+    works = {
+        "pipelined": (partial(client.pipelined, path, window=window), reads),
+        "sync": (partial(client.sync, path), reads // 4),
+    }
+    samples = {}
+    try:
+        for name, (work, count) in works.items():
+            work(int(count * WARM_UP))
+            samples[name] = asdict(take(partial(work, count)))
+    finally:
         client.close()
     return samples
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 
-from tests.benchmarks import rows
+from tests.benchmarks import apache, rows
 from tests.benchmarks.measure import Sample, Task
 from tests.benchmarks.subjects import KAZOO, OURS, Site
 from tests.support import ROOT
@@ -19,13 +20,12 @@ TIMEOUT = 120.0
 
 #: What a process of ``peer`` measures.
 WORKS = {"pipelined": rows.ROWS["pipelined"].title, "sync": rows.ROWS["sync"].title}
-#: The peers, and what has to be installed for each.
-PEERS = {
-    OURS: None,
-    KAZOO: None,
-    "gevent": "gevent",
-    "eventlet": "eventlet",
-    "aiozk": "aiozk",
+#: The peers, and how to find what has to be installed for each: it has a version.
+PEERS: dict[str, Callable[[], str]] = {
+    OURS: str,
+    KAZOO: str,
+    **{name: partial(version, name) for name in ("gevent", "eventlet", "aiozk")},
+    "C client": apache.find,
 }
 
 
@@ -44,8 +44,8 @@ class Peers:
         self.versions: dict[str, str] = {}
         #: What is to be said of the others.
         self.notes: list[str] = []
-        for name, distribution in PEERS.items():
-            self._try(name, distribution)
+        for name, find in PEERS.items():
+            self._try(name, find)
 
     def tasks(self, rounds: int) -> dict[str, Task]:
         """Return a task per work."""
@@ -59,16 +59,16 @@ class Peers:
             for work, title in WORKS.items()
         }
 
-    def _try(self, name: str, distribution: str | None) -> None:
+    def _try(self, name: str, find: Callable[[], str]) -> None:
         try:
-            version = importlib.metadata.version(distribution) if distribution else ""
+            found = find()
             self._run(name, 10)
-        except importlib.metadata.PackageNotFoundError:
+        except PackageNotFoundError:
             self.notes.append(f"{name} is not installed.")
         except PeerFailed as error:
             self.notes.append(str(error))
         else:
-            self.versions[name] = version
+            self.versions[name] = found
 
     def _measure(self, name: str, work: str) -> Sample:
         if work not in self._samples.get(name, {}):

@@ -57,7 +57,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="X",
         help="make every sample X times as long, but no burst longer",
     )
-    add("--peers", action="store_true", help="also gevent, eventlet and aiozk")
+    add(
+        "--peers",
+        action="store_true",
+        help="also gevent, eventlet, aiozk and Apache's C client",
+    )
     add("--json", metavar="FILE", help="write all figures")
     add("--svg", metavar="FILE", help="draw the rows (needs matplotlib)")
     options = parser.parse_args(arguments)
@@ -168,17 +172,9 @@ def _fill(result: report.Report, samples: Mapping[str, Samples]) -> None:
     for key in rows.ROWS:
         if key in samples:
             result.rows[key] = report.of_row(key, samples[key])
-    if "pipelined" in samples:
-        result.figures["protocol"] = report.of_protocol(samples["pipelined"])
-        result.figures["loop"] = report.of_floor(
-            "the same / kazoo's protocol and loop", rows.LOOP, samples["pipelined"]
-        )
-    if "sync" in samples:
-        result.figures["handover"] = report.of_floor(
-            "CPU per synchronous read / raw socket, two threads",
-            rows.HANDOVER,
-            samples["sync"],
-        )
+    for key, floor in figures.FLOORS.items():
+        if floor.row in samples:
+            result.figures[key] = report.of_floor(floor, samples[floor.row])
     for key in figures.PARTS:
         if key in samples:
             result.figures[key] = report.of_part(key, samples[key])

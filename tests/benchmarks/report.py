@@ -23,8 +23,6 @@ from tests.benchmarks.measure import (
 )
 from tests.benchmarks.subjects import HANDLERS, KAZOO, OURS
 
-#: CPU per pipelined read, at most, as a multiple of kazoo's own protocol's.
-PROTOCOL_AT_MOST = 1.6
 #: The size of a result, at most, in bytes.
 RESULT_AT_MOST = 200
 
@@ -37,9 +35,22 @@ def cpu(sample: Sample) -> float:
     return sample.cpu_each
 
 
+def p50(sample: Sample) -> float:
+    return sample.p50 * 1e3
+
+
+def multiple(values: Mapping[str, Spread], name: str) -> float:
+    """Return what a subject has, as a multiple of kazoo's."""
+    return values[name].median / values[KAZOO].median
+
+
 @dataclass
 class RowReport:
-    """A row: by subject, operations per second and CPU microseconds per operation."""
+    """A row: by subject, operations per second and CPU microseconds per operation.
+
+    With *p50*, the milliseconds of one operation, *rate_ratio* is of these: kazoo's as
+    a multiple of ours.
+    """
 
     title: str
     rate: dict[str, Spread]
@@ -48,19 +59,42 @@ class RowReport:
     cpu_ratio: Spread
     share: Spread | None
     at_least: float | None
-    at_most: float
+    at_most: float | None
+    as_raw: bool = False
+    p50: dict[str, Spread] | None = None
 
     @property
-    def is_fast(self) -> bool:
+    def rate_target(self) -> float | None:
+        """What *rate_ratio* has to be, unless the server gives no more."""
+        if self.as_raw:
+            return rows.SATURATED * multiple(self.rate, rows.LIMIT)
+        return self.at_least
+
+    @property
+    def bound(self) -> tuple[float, float] | None:
+        """What *rate_ratio* and *cpu_ratio* are in one thread."""
+        if rows.BOUND not in self.rate:
+            return None
+        if self.p50 is not None:
+            rates = 1 / multiple(self.p50, rows.BOUND)
+        else:
+            rates = multiple(self.rate, rows.BOUND)
+        return rates, multiple(self.cpu, rows.BOUND)
+
+    @property
+    def is_fast(self) -> bool | None:
         """Whether the operations are enough, or the server gives no more."""
-        if self.at_least is None or self.rate_ratio.median >= self.at_least:
-            return True
-        return self.share is not None and self.share.median >= rows.SATURATED
+        saturated = self.share is not None and self.share.median >= rows.SATURATED
+        if self.as_raw:
+            return saturated
+        if self.at_least is None:
+            return None
+        return saturated or self.rate_ratio.median >= self.at_least
 
     @property
-    def is_cheap(self) -> bool:
+    def is_cheap(self) -> bool | None:
         """Whether the CPU is little enough."""
-        return self.cpu_ratio.median <= self.at_most
+        return None if self.at_most is None else self.cpu_ratio.median <= self.at_most
 
 
 @dataclass
@@ -127,32 +161,34 @@ def versions(zookeeper: Iterable[int]) -> dict[str, str]:
 def of_row(key: str, samples: Samples) -> RowReport:
     """Return the report of a row."""
     row = rows.ROWS[key]
+    busy = key in rows.BUSY
+    rates = ratio(samples, OURS, KAZOO, rate)
     return RowReport(
         title=row.title,
         rate={name: spread(samples, name, rate) for name in samples},
         cpu={name: spread(samples, name, cpu) for name in samples},
-        rate_ratio=ratio(samples, OURS, KAZOO, rate),
+        rate_ratio=ratio(samples, KAZOO, OURS, p50) if busy else rates,
         cpu_ratio=ratio(samples, OURS, KAZOO, cpu),
         share=ratio(samples, OURS, rows.LIMIT, rate) if rows.LIMIT in samples else None,
         at_least=row.at_least,
         at_most=row.at_most,
+        as_raw=key in rows.AS_RAW,
+        p50={name: spread(samples, name, p50) for name in samples} if busy else None,
     )
 
 
-def of_protocol(samples: Samples) -> FigureReport:
-    """Return what a pipelined read costs beside kazoo's own protocol code."""
-    report = of_floor("CPU per pipelined read / kazoo's protocol", rows.FLOOR, samples)
-    report.target = f"at most {PROTOCOL_AT_MOST} x"
-    report.reached = report.values[OURS].median <= PROTOCOL_AT_MOST
-    return report
-
-
-def of_floor(title: str, floor: str, samples: Samples) -> FigureReport:
+def of_floor(floor: figures.Floor, samples: Samples) -> FigureReport:
     """Return what an operation costs beside what no handler can save."""
-    values = {name: ratio(samples, name, floor, cpu) for name in HANDLERS}
-    return FigureReport(
-        f"{title} ({spread(samples, floor, cpu).median:.1f} us)", "x", values
+    least = spread(samples, floor.subject, cpu).median
+    report = FigureReport(
+        f"{floor.title} ({least:.1f} us)",
+        "x",
+        {name: ratio(samples, name, floor.subject, cpu) for name in HANDLERS},
     )
+    if floor.at_most is not None:
+        report.target = f"at most {floor.at_most} x"
+        report.reached = report.values[OURS].median <= floor.at_most
+    return report
 
 
 def of_part(key: str, samples: Samples) -> FigureReport:
@@ -264,8 +300,13 @@ def as_text(report: Report) -> str:
         ", ".join(f"{name} {value}" for name, value in report.settings.items()),
     ]
     if report.rows:
-        parts.append(_table("operations/s", RATES, _rates(report.rows.values())))
-        parts.append(_table("CPU us per operation", CPU, _cpu(report.rows.values())))
+        found = report.rows.values()
+        tables = {
+            "operations/s": (RATES, _rates(found)),
+            "CPU us per operation": (CPU, _cpu(found)),
+            "p50 in ms": (P50, _p50(found)),
+        }
+        parts += [_table(title, *table) for title, table in tables.items() if table[1]]
     if report.figures:
         lines = [_figure(figure) for figure in report.figures.values()]
         parts.append(_table("further figures", FIGURES, lines))
@@ -291,55 +332,78 @@ def as_text(report: Report) -> str:
     return "\n\n".join(parts)
 
 
-RATES = ["kazoo", "ours", "ratio", "quartiles", "target", "raw limit", "share", ""]
-CPU = ["kazoo", "ours", "ratio", "quartiles", "target", "raw limit", ""]
+BOTH = ["kazoo", "ours", "ratio", "quartiles", "target"]
+RATES = [*BOTH, "one thread", "raw limit", "share", ""]
+CPU = [*BOTH, "one thread", "raw limit", ""]
+P50 = [*BOTH, "one thread", ""]
 FIGURES = ["kazoo", "ours", "unit", "ratio", "quartiles", "target", ""]
 PEERS = ["pipelined/s", "CPU us", "synchronous/s", "CPU us"]
 
 LEGEND = """\
 Medians of all rounds. Ratios are of neighbours in a round. The raw limit is a socket
 that sends the same requests, built beforehand, with as many outstanding (at most 256),
-and only counts the bytes of the replies; where the share of it is 0.8, the server
-gives no more, and that counts as reached."""
+and only counts the bytes of the replies; where the share of it is 0.9, the server
+gives no more, and that counts as reached. One thread is kazoo's protocol with neither
+its loop nor a second thread, on a blocking socket."""
 
 
 def _rates(reports: Iterable[RowReport]) -> list[list[str]]:
-    lines = []
-    for row in reports:
-        limit = row.rate.get(rows.LIMIT)
-        lines.append(
-            [
-                row.title,
-                _number(row.rate[KAZOO].median),
-                _number(row.rate[OURS].median),
-                _times(row.rate_ratio.median),
-                _quartiles(row.rate_ratio),
-                "" if row.at_least is None else f"{row.at_least:.1f} x",
-                "" if limit is None else _number(limit.median),
-                "" if row.share is None else f"{row.share.median:.2f}",
-                "" if row.at_least is None else _mark(row.is_fast),
-            ]
-        )
-    return lines
+    return [
+        [
+            *_both(row.title, row.rate, row.rate_ratio),
+            "as raw" if row.as_raw else _target(row.at_least, 1),
+            _median(row.rate, rows.BOUND),
+            _median(row.rate, rows.LIMIT),
+            "" if row.share is None else f"{row.share.median:.2f}",
+            _mark(row.is_fast),
+        ]
+        for row in reports
+        if row.p50 is None
+    ]
 
 
 def _cpu(reports: Iterable[RowReport]) -> list[list[str]]:
-    lines = []
-    for row in reports:
-        limit = row.cpu.get(rows.LIMIT)
-        lines.append(
-            [
-                row.title,
-                _number(row.cpu[KAZOO].median),
-                _number(row.cpu[OURS].median),
-                _times(row.cpu_ratio.median),
-                _quartiles(row.cpu_ratio),
-                f"{row.at_most:.2f} x",
-                "" if limit is None else _number(limit.median),
-                _mark(row.is_cheap),
-            ]
-        )
-    return lines
+    return [
+        [
+            *_both(row.title, row.cpu, row.cpu_ratio),
+            _target(row.at_most, 2),
+            _median(row.cpu, rows.BOUND),
+            _median(row.cpu, rows.LIMIT),
+            _mark(row.is_cheap),
+        ]
+        for row in reports
+        if row.p50 is None  # else it is mostly that of the thread that computes
+    ]
+
+
+def _p50(reports: Iterable[RowReport]) -> list[list[str]]:
+    return [
+        [
+            *_both(row.title, row.p50, row.rate_ratio),
+            _target(row.at_least, 1),
+            _median(row.p50, rows.BOUND),
+            _mark(row.is_fast),
+        ]
+        for row in reports
+        if row.p50 is not None
+    ]
+
+
+def _both(title: str, values: Mapping[str, Spread], multiple: Spread) -> list[str]:
+    return [
+        title,
+        *(_median(values, name) for name in (KAZOO, OURS)),
+        _times(multiple.median),
+        _quartiles(multiple),
+    ]
+
+
+def _median(values: Mapping[str, Spread], name: str) -> str:
+    return _number(values[name].median) if name in values else ""
+
+
+def _target(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f} x"
 
 
 def _figure(figure: FigureReport) -> list[str]:

@@ -7,7 +7,9 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError
 from io import StringIO
 from itertools import chain
 from pathlib import Path
@@ -16,7 +18,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.benchmarks import figures, idle, measure, report, rows
+from tests.benchmarks import apache, figures, idle, measure, report, rows
 from tests.benchmarks.measure import Sample, Spread, Task
 from tests.benchmarks.progress import Progress
 from tests.support import ROOT
@@ -57,12 +59,13 @@ def test_everything_is_measured(hosts: str, tmp_path: Path, client: Any) -> None
     assert done.returncode == 0, done.stderr
     found = json.loads(path.read_text())
     assert list(found["rows"]) == list(rows.ROWS)
-    assert found["figures"].keys() >= {"protocol", "size", *figures.PARTS}
+    assert found["figures"].keys() >= {*figures.FLOORS, "size", *figures.PARTS}
     assert list(found["growth"]) == list(figures.GROWTHS)
     for spread in spreads([found["rows"], found["growth"]]):
         assert 0 < spread["low"] <= spread["median"] <= spread["high"]
-    for row in found["rows"].values():
+    for key, row in found["rows"].items():
         assert {"kazoo", "ours"} <= row["rate"].keys()
+        assert (rows.BOUND in row["rate"]) == (key in rows.IN_ONE_THREAD)
         assert re.search(f"^{re.escape(row['title'])}  .*[0-9]", done.stdout, re.M)
     for name in ("Python", "kazoo", "ZooKeeper", "cores"):
         assert f"{name} {found['versions'][name]}" in done.stdout
@@ -77,9 +80,15 @@ def test_peers(hosts: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(path.read_text())
     assert found["peers"].keys() >= {"kazoo", "ours"}
-    assert len(found["peers"]) + len(found["notes"]) == 5, "each is told of"
+    assert len(found["peers"]) + len(found["notes"]) == 6, "each is told of"
     for spread in spreads(found["peers"]):
         assert 0 < spread["low"] <= spread["median"] <= spread["high"]
+
+
+def test_c_client_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apache, "LIBRARY", "libnone.so")
+    with pytest.raises(PackageNotFoundError):
+        apache.find()
 
 
 def test_idle_client_that_is_not_idle_is_seen() -> None:
@@ -143,21 +152,49 @@ def test_spread_is_median_and_quartiles() -> None:
     assert Spread.of([7]) == Spread(7, 7, 7)
 
 
-def sample_row(rate: float, share: float, cpu: float) -> report.RowReport:
-    def exactly(value: float) -> Spread:
-        return Spread(value, value, value)
+def exactly(value: float) -> Spread:
+    return Spread(value, value, value)
 
+
+def sample_row(
+    rate: float, share: float, cpu: float, **options: Any
+) -> report.RowReport:
+    values: dict[str, Any] = {"at_least": 3.0, "at_most": 0.2, **options}
     return report.RowReport(
-        "row", {}, {}, exactly(rate), exactly(cpu), exactly(share), 3.0, 0.2
+        "row", {}, {}, exactly(rate), exactly(cpu), exactly(share), **values
     )
 
 
 def test_what_counts_as_reached() -> None:
     assert sample_row(rate=3.0, share=0.1, cpu=0.2).is_fast
-    assert not sample_row(rate=2.9, share=0.79, cpu=0.2).is_fast
-    assert sample_row(rate=2.9, share=0.8, cpu=0.2).is_fast
-    assert sample_row(rate=2.9, share=0.8, cpu=0.2).is_cheap
+    assert not sample_row(rate=2.9, share=0.89, cpu=0.2).is_fast
+    assert sample_row(rate=2.9, share=0.9, cpu=0.2).is_fast
+    assert sample_row(rate=2.9, share=0.9, cpu=0.2).is_cheap
     assert not sample_row(rate=9.0, share=0.9, cpu=0.21).is_cheap
+
+
+def test_row_that_is_to_be_as_the_raw_socket() -> None:
+    options: Any = {"rate": 9.0, "cpu": 0.2, "at_least": None, "as_raw": True}
+    assert not sample_row(share=0.89, **options).is_fast
+    row = sample_row(share=0.9, **options)
+    assert row.is_fast
+    row.rate = {"kazoo": exactly(2), rows.LIMIT: exactly(8)}
+    assert row.rate_target == pytest.approx(3.6)
+
+
+def test_row_without_targets() -> None:
+    row = sample_row(rate=0.1, share=0.1, cpu=9.0, at_least=None, at_most=None)
+    assert row.is_fast is None
+    assert row.is_cheap is None
+
+
+def test_row_whose_p50_counts() -> None:
+    slow, quick = (Sample(2, 1.0, 1.0, p50) for p50 in (0.04, 0.01))
+    row = report.of_row("busy", {"kazoo": [slow], "ours": [quick]})
+    assert row.rate_ratio.median == pytest.approx(4)
+    assert row.p50 == {"kazoo": exactly(40), "ours": exactly(10)}
+    calls = iter([0.0, 0.05, 0.0])
+    assert 0 <= measure.take_each(lambda: time.sleep(next(calls)), 3).p50 < 0.05
 
 
 class Terminal(StringIO):
