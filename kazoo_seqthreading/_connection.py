@@ -58,6 +58,7 @@ from ._connection_threads import current_connection_thread
 from ._monitor import report
 from ._stats import Traffic
 from ._steps import check_expected
+from ._turn import SUPPORTED, Turn
 
 if TYPE_CHECKING:
     from ._steps import Steps
@@ -137,6 +138,7 @@ class Connection(socket.socket):
         self._client: Any = None
         self._steps: Optional[Steps] = None
         self._in_step = False
+        self._turn: Optional[Turn] = None
         _fork.register(self)
 
     def __repr__(self) -> str:
@@ -260,9 +262,13 @@ class Connection(socket.socket):
         except OSError:
             pass  # not connected any more
         if self._owner in (None, self._closed_by):
-            self._release()
+            if self._turn is None:
+                self._release()
+            else:
+                self._turn.close(self._release)
 
     def _release(self) -> None:
+        self._turn = None
         super().close()
         if self._poller is not None:
             self._poller.close()
@@ -332,6 +338,9 @@ class Connection(socket.socket):
         if thread is not None:
             self._traffic = thread.traffic
             self._steps = thread.steps
+            if thread.steps is not None and self._codec is None and SUPPORTED:
+                self._turn = Turn(thread, self, wakeup.channel)
+                wakeup.channel.turn = self._turn
         wakeup.leave_plain()
         self.settimeout(0)
         self.framed = True
@@ -404,38 +413,98 @@ class Connection(socket.socket):
         if self._out or self._wire is not None:
             flush_batch()
             self._flush()
-        if (
-            len(self._client._pending) >= BUSY
-            and wakeup is not None
-            and self._wire is None
-        ):
-            flush_batch()
-            sleep(min(len(self._client._pending) * DWELL, MAX_DWELL))
-            if self._fill():
-                return
-        if wakeup is not None and self._out_size >= HIGH_WATER:
+        if wakeup is not None and self._collect_replies():
+            return
+        if self._out_size >= HIGH_WATER:
             wakeup = None  # its requests have to wait
         # As late as possible: who is woken needs the interpreter's lock.
         if flush_batch() > 1:
             sleep(0)  # they get it, and need not ring for their next requests
         if wakeup is not None and not wakeup.begin_sleep():
             return
-        poller: Any = self._poller
-        readable = woken = False
-        try:
-            readable, woken = poller.poll(self._wire is not None, wakeup, timeout)
-        finally:
-            if wakeup is not None:
-                wakeup.end_sleep()
+        readable, woken = self._poll(wakeup, timeout)
         if woken and wakeup is not None:
-            self._traffic.wake_ups += 1
-            if not poller.edge_triggered or self._traffic.wake_ups % DRAIN_EVERY == 0:
-                wakeup.drain()
-            if not readable:
-                return
+            self._note_wake_up(wakeup)
+        if self._read < self._end or (woken and not readable):
+            return
         # A poll that was interrupted, by a suspended process, may have missed it.
         if not self._fill() and not readable:
             self._check_silence()
+
+    def _collect_replies(self) -> bool:
+        """Wait a little for many replies, if there are many to come."""
+        in_flight = len(self._client._pending)
+        if in_flight < BUSY or self._wire is not None:
+            return False
+        flush_batch()
+        sleep(min(in_flight * DWELL, MAX_DWELL))
+        return self._fill()
+
+    def _poll(
+        self, wakeup: Optional[WakeupReader], timeout: Optional[float]
+    ) -> tuple[bool, bool]:
+        """Sleep, with the connection lent to callers if nothing is in the middle."""
+        poller: Any = self._poller
+        turn = self._turn
+        writing = self._wire is not None
+        if turn is None or wakeup is None or writing or self._partial:
+            try:
+                readable, woken = poller.poll(writing, wakeup, timeout)
+                return readable, woken
+            finally:
+                if wakeup is not None:
+                    wakeup.end_sleep()
+        woken = False
+        deadline = None if timeout is None else monotonic() + timeout
+        turn.lend()
+        try:
+            while True:
+                limit = turn.limit(timeout)
+                readable, woken = poller.poll(False, wakeup, limit)
+                if readable or woken or limit == timeout:
+                    return readable, woken
+                if deadline is not None:
+                    timeout = max(0.0, deadline - monotonic())
+        finally:
+            data = turn.claim(displaced=woken)
+            wakeup.end_sleep()
+            if data:
+                self._split(data)
+
+    def _note_wake_up(self, wakeup: WakeupReader) -> None:
+        poller: Any = self._poller
+        self._traffic.wake_ups += 1
+        if not poller.edge_triggered or self._traffic.wake_ups % DRAIN_EVERY == 0:
+            wakeup.drain()
+
+    # -- for callers that have the turn ----------------------------------------------
+
+    def note_request(self) -> None:
+        """Expect an answer from now on."""
+        self._heard_at = monotonic()
+
+    note_reply = note_request
+
+    def give_up(self) -> None:
+        """End the connection; its thread notices, and kazoo reconnects."""
+        try:
+            self.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # it has ended
+
+    def suspend_polling(self) -> None:
+        """Have the connection thread not wake for what comes."""
+        try:
+            self._poller.suspend()  # type: ignore[union-attr]
+        except (OSError, ValueError):
+            pass  # closed
+
+    def resume_polling(self) -> None:
+        """Have the connection thread wake for what comes."""
+        try:
+            self._poller.resume()  # type: ignore[union-attr]
+        except (OSError, ValueError):
+            pass  # closed
 
     # -- the socket ------------------------------------------------------------------
 

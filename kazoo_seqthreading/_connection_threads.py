@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from kazoo.protocol.connection import ConnectionHandler
 
     from ._steps import Steps
+    from ._turn import Turn
     from ._worker import Item, Worker
 
 _log = logging.getLogger("kazoo_seqthreading.fork")
@@ -55,6 +56,7 @@ class ConnectionThread:
     :param connection: kazoo's
     :param traffic: counts what goes over the connection
     :param steps: kazoo's, if they can be taken here
+    :param owner: its handler's
     """
 
     def __init__(
@@ -62,12 +64,14 @@ class ConnectionThread:
         connection: ConnectionHandler,
         traffic: Traffic,
         steps: Optional[Steps],
+        owner: ConnectionThreads,
     ) -> None:
         self.connection = connection
         self.steps = steps
         self.traffic = traffic
         self.late_worker: Optional[Worker] = None
         self.ended = False
+        self.owner = owner
 
 
 class ConnectionThreads:
@@ -87,8 +91,10 @@ class ConnectionThreads:
         self._threads: dict[int, ConnectionThread] = {}
         self.inherited: dict[int, ConnectionHandler] = {}  #: the parent's, not closed
         #: Of all threads that there were; one at a time uses each.
-        self.traffics: list[Traffic] = []
+        self.caller_traffic = Traffic()  #: what callers send and receive themselves
+        self.traffics: list[Traffic] = [self.caller_traffic]
         self._unused: list[Traffic] = []
+        self.latest_turn: Optional[Turn] = None  #: on which a caller has sent
 
     def __len__(self) -> int:
         return len(self._threads)
@@ -110,7 +116,7 @@ class ConnectionThreads:
             traffic = Traffic()
             self.traffics.append(traffic)
         ident = threading.get_ident()
-        thread = ConnectionThread(connection, traffic, steps)
+        thread = ConnectionThread(connection, traffic, steps, self)
         self._threads[ident] = _current[ident] = thread
         enable_batches(True)
         try:
@@ -118,6 +124,7 @@ class ConnectionThreads:
         finally:
             enable_batches(False)
             thread.ended = True
+            self.latest_turn = None
             self._threads.pop(ident, None)
             _current.pop(ident, None)
             self._unused.append(traffic)

@@ -26,7 +26,8 @@ Rules
 7. No method calls another one that a subclass may override, but for ``get_nowait``,
    which calls ``get`` as kazoo's does.
 
-An entry of ``__waiting`` is the lock of a thread that waits, or a linked callback.
+An entry of ``__waiting`` is the lock of a thread that waits, such a thread that polls
+the connection itself, or a linked callback.
 Users' callbacks go to the handler's completion queue. Those without a context, kazoo's
 own chains and what wakes futures and event loops, run where the result is completed.
 """
@@ -39,6 +40,8 @@ from _thread import LockType, allocate_lock
 from collections.abc import Callable, Generator
 from contextvars import copy_context
 from functools import partial
+from threading import get_ident
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, Optional, TypeVar, Union
 
 from kazoo.interfaces import IAsyncResult
@@ -51,7 +54,12 @@ from ._exceptions import private_copy
 from ._kazoo import in_flight, is_chain_link, results_behind
 from ._monitor import report
 from ._surroundings import warn_in_event_loop
-from ._waiting import check_timeout, would_block_connection
+from ._waiting import (
+    check_timeout,
+    interrupts,
+    raise_interrupt,
+    would_block_connection,
+)
 from ._worker import queue_callback
 
 if TYPE_CHECKING:
@@ -59,6 +67,8 @@ if TYPE_CHECKING:
 
     from kazoo.interfaces import IHandler
     from kazoo.protocol.connection import ConnectionHandler
+
+    from ._turn import Leader, Turn
 
 T = TypeVar("T")
 Callback = Callable[["AsyncResult[T]"], Any]
@@ -111,7 +121,7 @@ class AsyncResult(IAsyncResult, Generic[T]):
         self._handler: Any = handler
         self.value = None
         self._exception: Any = _PENDING
-        self.__waiting: list[Union[LockType, LinkedCallback]] = []
+        self.__waiting: list[Union[LockType, Leader, LinkedCallback]] = []
         self.__claims: Optional[dict[object, LockType]] = None  # of users' callbacks
 
     def __repr__(self) -> str:
@@ -191,6 +201,8 @@ class AsyncResult(IAsyncResult, Generic[T]):
         for entry in tuple(waiting):
             if type(entry) is LockType:
                 (wake if self._exception is None else release)(entry)
+            elif type(entry) is not LinkedCallback:
+                entry.wake()  # type: ignore[union-attr]
         while True:  # another thread may do the same
             try:
                 entry = waiting[0]
@@ -234,6 +246,8 @@ class AsyncResult(IAsyncResult, Generic[T]):
         :raises kazoo.exceptions.ConnectionClosedError: if it would wait, in a forked
             child, for what only the parent could deliver
         """
+        if interrupts:
+            raise_interrupt()
         if self._exception is _PENDING and not (block and self.__wait(timeout)):
             raise TimeoutError("no result in time" if block else "no result yet")
         if self._exception is None:
@@ -254,6 +268,8 @@ class AsyncResult(IAsyncResult, Generic[T]):
         :raises BlockingCallError: as :meth:`get`
         :raises kazoo.exceptions.ConnectionClosedError: as :meth:`get`
         """
+        if interrupts:
+            raise_interrupt()
         return self._exception is not _PENDING or self.__wait(timeout)
 
     def __wait(self, timeout: Optional[float]) -> bool:
@@ -269,6 +285,12 @@ class AsyncResult(IAsyncResult, Generic[T]):
                 if limit < 0 and self.__needs(connection):
                     raise would_block_connection()
                 flush_batch()
+            turn = None if core is None else core.connections.latest_turn
+            if core is not None and turn is not None and turn.sender == get_ident():
+                limit = self.__lead(turn, limit)
+                if self._exception is not _PENDING:
+                    return True
+                core.check_fork()  # a signal handler may have forked
         waiter = allocate_lock()
         waiter.acquire()
         waiting = self.__waiting
@@ -282,6 +304,20 @@ class AsyncResult(IAsyncResult, Generic[T]):
             except ValueError:
                 pass  # it was woken
         return self._exception is not _PENDING
+
+    def __lead(self, turn: Turn, limit: float) -> float:
+        """Read replies in this thread; return what is left of *limit*."""
+        begun = monotonic() if limit >= 0 else 0.0
+        leader = turn.make_leader()
+        try:
+            self.__waiting.append(leader)
+            turn.lead(leader, lambda: self._exception is not _PENDING, limit)
+        finally:
+            try:
+                self.__waiting.remove(leader)
+            except ValueError:
+                pass  # it was woken
+        return limit if limit < 0 else max(0.0, limit - (monotonic() - begun))
 
     def __needs(self, connection: ConnectionHandler) -> bool:
         """Tell whether a reply to *connection* completes this result, or a chain."""

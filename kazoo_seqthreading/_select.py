@@ -230,12 +230,24 @@ class EpollPoller(Poller):
 
     def __init__(self, fd: int) -> None:
         super().__init__(fd)
+        self._suspended = False
         self._object = _system.epoll()
         try:
             self._object.register(fd, 0)
         except BaseException:
             self._object.close()
             raise
+
+    def suspend(self) -> None:
+        """Do not wake for the connection, until :meth:`resume` or the next poll."""
+        self._suspended = True
+        self._object.modify(self._fd, 0)
+        self._suspended = True  # another caller may have resumed it meanwhile
+
+    def resume(self) -> None:
+        """Wake for the connection again."""
+        self._suspended = False
+        self._object.modify(self._fd, _system.EPOLLIN)
 
     def close(self) -> None:
         """Close the descriptor; in a forked child the parent's stays as it is."""
@@ -252,6 +264,8 @@ class EpollPoller(Poller):
                 self._object.register(wakeup, _system.EPOLLIN | _system.EPOLLET)
 
     def _poll(self, timeout: Optional[float]) -> tuple[bool, bool]:
+        if self._suspended:
+            self.resume()
         readable = woken = False
         for fd, events in self._object.poll(timeout, 2):
             if fd != self._fd:

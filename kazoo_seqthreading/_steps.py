@@ -18,7 +18,8 @@ import os
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Optional
 
-from kazoo.protocol.serialization import ReplyHeader
+from kazoo.exceptions import EXCEPTIONS
+from kazoo.protocol.serialization import Exists, ReplyHeader, Transaction
 
 from ._kazoo import ORDINARY, methods_are_known
 
@@ -28,9 +29,13 @@ if TYPE_CHECKING:
 #: Whether steps are taken at all.
 ENABLED = os.environ.get("KAZOO_SEQTHREADING_STEPS") != "0"
 
-_length_and_header = Struct("!iiqi").unpack_from
-_WATCH_EVENT = -1  # an xid
-_HEADER_SIZE = 16
+#: Of a frame: its length, and the header of a reply: xid, zxid, err.
+length_and_header = Struct("!iiqi").unpack_from
+HEADER_SIZE = 20
+_length_xid_type = Struct("!iii").pack
+_WATCH_EVENT = -1  # the xid of one
+_AUTH = -4  # the xid of its reply
+_NO_NODE = -101
 
 
 class Steps:
@@ -47,9 +52,7 @@ class Steps:
         """Send the request that waits first; ``False`` if it is not ordinary."""
         if type(self._client._queue[0][0]) not in ORDINARY:
             return False
-        self._connection._send_request(
-            0, 0
-        )  # time-outs of a write, which is never refused
+        self._connection._send_request(0, 0)  # a write never waits
         return True
 
     def receive(self, frames: bytes, offset: int) -> int:
@@ -57,10 +60,11 @@ class Steps:
 
         :returns: the offset after it; *offset* if the frame is not ordinary
         """
-        length, xid, zxid, err = _length_and_header(frames, offset)
+        length, xid, zxid, err = length_and_header(frames, offset)
         end: int = offset + 4 + length
+        frame = frames[offset + 4 : end]
         if xid == _WATCH_EVENT:
-            self._connection._read_watch_event(frames[offset + 4 : end], _HEADER_SIZE)
+            self._connection._read_watch_event(frame, HEADER_SIZE - 4)
             return end
         if xid < 0:
             return offset
@@ -69,7 +73,7 @@ class Steps:
         if type(pending[0][0]) not in ORDINARY:
             return offset
         self._connection._read_response(
-            ReplyHeader(xid, zxid, err), frames[offset + 4 : end], _HEADER_SIZE
+            ReplyHeader(xid, zxid, err), frame, HEADER_SIZE - 4
         )
         return end
 
@@ -100,4 +104,25 @@ def check_expected(pending: Any, xid: int) -> None:
         raise OSError(errno.EPROTO, f"nothing asked for reply {xid}")
 
 
-_AUTH = -4  # the xid of its reply
+# -- a step in a caller's thread, without any effect --------------------------------
+
+
+def frame_of(request: Any, xid: int) -> bytes:
+    """Return what ``ConnectionHandler._submit`` writes."""
+    body: bytes = request.serialize()
+    return _length_xid_type(len(body) + 8, xid, request.type) + body
+
+
+def outcome_of(client: Any, request: Any, err: int, frame: bytes) -> tuple[Any, Any]:
+    """Return what ``ConnectionHandler._read_response`` completes a result with.
+
+    :returns: a value, and an exception or ``None``
+    """
+    if err:
+        if err == _NO_NODE and request.type == Exists.type:
+            return None, None
+        return None, EXCEPTIONS[err]()
+    value = request.deserialize(frame, HEADER_SIZE)
+    if request.type == Transaction.type:
+        value = Transaction.unchroot(client, value)
+    return value, None

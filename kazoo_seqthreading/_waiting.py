@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Optional
 
+from . import _fork
 from ._errors import BlockingCallError
 from ._kazoo import calling_listener
 
@@ -30,3 +31,20 @@ def would_block_connection() -> BlockingCallError:
         f"{calling_listener()} blocks in the client's connection thread, which alone "
         "could end that; use the *_async methods there, or handler.spawn()"
     )
+
+
+#: Exceptions of signal handlers that came while kazoo would have taken them for a
+#: closed connection, by the thread's ident; its next wait raises them.
+interrupts: dict[int, BaseException] = {}
+
+
+def raise_interrupt() -> None:
+    """Raise the exception of a signal handler that this thread has kept, if any."""
+    interrupt = interrupts.pop(threading.get_ident(), None)
+    if interrupt is not None:
+        raise interrupt
+
+
+@_fork.in_child
+def _after_fork() -> None:
+    interrupts.clear()

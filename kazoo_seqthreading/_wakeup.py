@@ -22,9 +22,12 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
-from typing import Any, Union
+from typing import TYPE_CHECKING, Any, Optional, Union
 
 from . import _fork
+
+if TYPE_CHECKING:
+    from ._turn import Turn
 
 #: What :attr:`Channel.sleep` is while no connection thread sleeps: it is awake; no
 #: client is known; the client is a parent's; ``select`` was not called yet, and may be
@@ -46,6 +49,7 @@ class Channel:
         self.sleep = UNATTACHED  # the number of the connection thread's sleep
         self.sleeps = 0  # how many there were
         self.woken = 0  # the number of the last one that a byte has ended
+        self.turn: Optional[Turn] = None  # of the connection that stands
         self.on_send_in_child = on_send_in_child
         _fork.register(self)
 
@@ -53,6 +57,28 @@ class Channel:
         """Remember that the connection thread is the parent's."""
         if self.client is not None:
             self.sleep = INHERITED
+            self.turn = None
+
+    def wake_connection_thread(self) -> None:
+        """Wake it, if it sleeps and was not woken."""
+        try:
+            self.writer.wake_sleeper()
+        except OSError:
+            pass  # closed
+
+    def wake_caller(self) -> None:
+        """Wake the caller that polls the writer's end."""
+        try:
+            socket.socket.send(self.reader, b"\0")
+        except OSError:
+            pass  # full of bytes that it has not taken out, or closed
+
+    def drain_caller(self) -> None:
+        """Take out the bytes that have woken the caller."""
+        try:
+            self.writer.recv(4096)
+        except OSError:
+            pass  # another thread was faster, or it is closed
 
 
 class WakeupReader(socket.socket):
@@ -114,9 +140,9 @@ class WakeupWriter(socket.socket):
         channel = self.channel
         sleep = channel.sleep
         if sleep > 0:
-            if channel.woken != sleep:
-                self.wake()
-                channel.woken = sleep
+            turn = channel.turn
+            if turn is None or not turn.send():
+                self.wake_sleeper()
         elif sleep == PLAIN:
             self.wake()
         elif sleep == UNATTACHED:
@@ -124,6 +150,14 @@ class WakeupWriter(socket.socket):
         elif sleep == INHERITED:
             channel.on_send_in_child(channel.client._queue)
         return len(data)
+
+    def wake_sleeper(self) -> None:
+        """Wake the connection thread, once for each of its sleeps."""
+        channel = self.channel
+        sleep = channel.sleep
+        if sleep > 0 and channel.woken != sleep:
+            self.wake()
+            channel.woken = sleep
 
     def wake(self) -> None:
         """Make the other end readable, once more if it is."""
@@ -138,8 +172,14 @@ class WakeupWriter(socket.socket):
 
     def close(self) -> None:
         """Close this end; ``send`` raises from now on."""
-        self.channel.sleep = UNATTACHED
-        super().close()
+        channel = self.channel
+        channel.sleep = UNATTACHED
+        turn, channel.turn = channel.turn, None
+        if turn is None:
+            super().close()
+        else:
+            self.shutdown(socket.SHUT_RDWR)  # wakes a caller that polls it
+            turn.close(super().close)
 
 
 def make_channel(

@@ -366,6 +366,9 @@ class Node:
     def suspend(self) -> None:
         """Stop the process with ``SIGSTOP``: it hangs, its connections stay."""
         self._signal(signal.SIGSTOP)
+        if self._process is not None:  # its threads stop one after the other
+            changes = os.WSTOPPED | os.WEXITED | os.WNOWAIT
+            os.waitid(os.P_PID, self._process.pid, changes)
         self._suspended = True
 
     def resume(self) -> None:

@@ -22,6 +22,10 @@ def monotonic() -> float:
     return 0.0
 
 
+def sleep(seconds: float) -> None:
+    """``time.sleep``, likewise."""
+
+
 class Lock:
     """``threading.Lock`` and ``_thread.allocate_lock``."""
 

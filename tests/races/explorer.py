@@ -349,14 +349,15 @@ def explore(
     threads: Sequence[Callable[[Any], Any]],
     invariant: Callable[[Any], Any],
     seconds: float = 10.0,
+    complete: bool = True,
 ) -> Explored:
     """Run *threads* in every order, until one fails.
 
     :param setup: makes what the threads and the invariant get
     :param invariant: true of it when the threads have ended; may raise what a false
         one is worth
-    :param seconds: when to stop if there are more than two threads, whose orders may
-        be too many
+    :param seconds: when to stop if there are too many orders
+    :param complete: whether all orders of two threads are to be run nevertheless
     """
     nodes: list[_Node] = []
     deadline = time.monotonic() + seconds
@@ -384,7 +385,7 @@ def explore(
                 node.chosen = min(left)
                 break
             nodes.pop()
-        if not nodes or (most > 2 and time.monotonic() > deadline):
+        if not nodes or ((most > 2 or not complete) and time.monotonic() > deadline):
             return Explored(executions, not nodes, None, most)
 
 
