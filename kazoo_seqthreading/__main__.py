@@ -230,7 +230,7 @@ class Signals:
     """
 
     def __init__(self) -> None:
-        self.seen = 0
+        self.seen: int = 0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> None:

@@ -38,7 +38,7 @@ class BackgroundThread:
         self._thread: Optional[threading.Thread] = None
         _fork.register(self)
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         """Forget the parent's thread, and what it was to do."""
         self._entries = SimpleQueue()
         self._thread = None

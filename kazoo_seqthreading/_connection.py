@@ -279,7 +279,7 @@ class Connection(socket.socket):
         except AttributeError:
             pass  # it was never made
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         """Close the child's copy of the descriptor; the peer does not notice."""
         self._closed_by = 0
         self._release()

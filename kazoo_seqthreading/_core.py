@@ -298,7 +298,7 @@ class Core:
 
     # -- in a forked child -------------------------------------------------------------
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         """Mark the handler stopped: the parent's threads are not here."""
         self._forked = self._forked or self.running or len(self.connections) > 0
         self.running = False

@@ -5,14 +5,14 @@ from __future__ import annotations
 import builtins
 from typing import Optional
 
-from kazoo.handlers.threading import KazooTimeoutError as _KazooTimeoutError
+from ._bases import KazooTimeoutError as _KazooTimeoutError
 
 
 class TimeoutError(_KazooTimeoutError, builtins.TimeoutError):
     """Nothing was available in time.
 
-    It is kazoo's ``KazooTimeoutError`` and Python's own :exc:`TimeoutError`, so
-    that an ``except`` written for either catches it.
+    It is both kazoo's ``KazooTimeoutError`` and Python's :exc:`TimeoutError`: an
+    ``except`` clause for either catches it. The package has it under both names.
     """
 
     @property
@@ -28,17 +28,18 @@ def add_to_message(error: OSError, where: str) -> None:
 
 
 class BlockingCallError(RuntimeError):
-    """A blocking call was made in the thread that alone could end it.
+    """A call would never return: it waits for a reply that its own thread has to read.
 
-    Raised at once by ``get()`` and ``wait()`` without a time-out in a client's
-    connection thread, which runs the state listeners, for a reply that this very
-    thread has to read. Use the ``*_async`` methods there, or move the work to a thread
-    of its own with ``handler.spawn``.
+    A client's connection thread reads the replies and runs the state listeners. A call
+    without a time-out that waits there for a reply to the same client raises this at
+    once. Use the client's ``*_async`` methods in a listener, or give the work to a
+    thread of its own with ``client.handler.spawn``.
     """
 
 
 class BlockingCallWarning(RuntimeWarning):
     """A blocking call was made in a thread that runs an asyncio event loop.
 
-    Issued, once per calling line, only while the loop is in debug mode.
+    Issued once per calling line, while the loop is in debug mode. ``await`` the result
+    of an ``*_async`` method instead.
     """

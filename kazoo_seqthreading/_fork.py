@@ -4,8 +4,9 @@
    made in a parent: its threads are gone.
 2. What has threads, locks or descriptors (handlers, connections, wake-up channels,
    events, locks) registers here, and is told in the child before any other code runs
-   there, in ``after_fork()``. It takes no lock and runs no user code in it; locks are
-   made anew, for a thread that is not there may have held them.
+   there, in ``_after_fork()``. It takes no lock and runs no user code in it; locks
+   are made anew, for a thread that is not there may have held them. (Users get some
+   of these objects: the method is not theirs to see.)
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Optional, Protocol
 class ForkAware(Protocol):
     """An object that has to know that it now lives in a child."""
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         """Let go of everything that belongs to the parent."""
 
 
@@ -29,7 +30,7 @@ _functions: list[Callable[[], None]] = []
 
 
 def register(obj: ForkAware) -> None:
-    """Call ``obj.after_fork()`` in every child forked while *obj* lives."""
+    """Call ``obj._after_fork()`` in every child forked while *obj* lives."""
     _registered.add(obj)
 
 
@@ -47,7 +48,7 @@ def _in_child() -> None:
     failure: Optional[Exception] = None
     for obj in list(_registered):
         try:
-            obj.after_fork()
+            obj._after_fork()
         except Exception as error:  # no descriptor left: tell the others all the same
             failure = error
     if failure is not None:

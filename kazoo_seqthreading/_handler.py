@@ -15,19 +15,17 @@ from __future__ import annotations
 import queue
 import socket
 import ssl
+import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
-from threading import RLock, Thread
+from socket import socket as Socket
+from threading import Thread
 from typing import Any, NoReturn, Optional
 
-import kazoo.handlers.threading
-import kazoo.protocol.states
-from kazoo.handlers.threading import KazooTimeoutError
-from kazoo.interfaces import IHandler
-
-from . import _select
+from . import _bases, _select
+from ._bases import Callback, IHandler, KazooTimeoutError
 from ._callbacks import check_callable
 from ._connect import Address, KeepAlive
 from ._connection import Connection
@@ -41,7 +39,7 @@ from ._steps import steps_of
 from ._surroundings import warn_of_surroundings
 from ._sync import Event, Lock, make_rlock
 from ._tls import Arguments
-from ._wakeup import WakeupReader, WakeupWriter, attach, make_channel
+from ._wakeup import WakeupReader, attach, make_channel
 
 
 class _TimeoutClass:
@@ -64,37 +62,36 @@ class _Running:
         return self if handler is None else handler._kazoo_seqthreading.running
 
 
-class SequentialThreadingHandler(
-    kazoo.handlers.threading.SequentialThreadingHandler,
-    IHandler,
-):
-    """Runs kazoo's callbacks one after the other, in threads of its own.
+class SequentialThreadingHandler(_bases.SequentialThreadingHandler, IHandler):
+    """Runs the callbacks of kazoo's clients, one after the other, in two threads.
 
-    Give it to a client, or to several::
+    One thread runs callbacks of results, the other one watches. Give a handler to a
+    client, or to several::
 
         handler = SequentialThreadingHandler(slow_callback_duration=0.5)
         client = KazooClient(hosts="...", handler=handler)
 
-    Implements :class:`kazoo.interfaces.IHandler`. It is an instance of kazoo's own
-    handler class, for code that asks; nothing of that class is used. Every method may
-    be called from any thread, unless it says otherwise.
+    Implements :class:`kazoo.interfaces.IHandler`. ``isinstance`` takes it for kazoo's
+    own handler, but it uses none of that one's code. Every method may be called from
+    any thread.
 
     :param stop_timeout: how long :meth:`stop` waits for callbacks, in seconds
-    :param slow_callback_duration: a callback that has run for longer, in seconds, is
-        warned of while it runs; ``None`` for no warnings
-    :param connect_timeout: the limit for one connection attempt (name, TCP and TLS),
-        in seconds; ``None`` for the session's time-out, which kazoo gives
-    :param ssl_context: used for every TLS connection instead of one made of the
-        client's arguments
-    :param tcp_keepalive: ``True``, or idle time, interval (seconds) and count
+    :param slow_callback_duration: a warning with its stack is logged for a callback
+        that runs for longer than this, in seconds; ``None`` for no warnings
+    :param connect_timeout: the limit for one connection attempt (name, TCP and TLS
+        together), in seconds; ``None`` for the time-out of the session
+    :param ssl_context: used for every TLS connection, instead of a context made of the
+        client's TLS arguments; see :meth:`create_connection` for these
+    :param tcp_keepalive: ``True`` for the system's TCP keep-alive, or a tuple of idle
+        time (seconds), interval (seconds) and number of probes
     :param max_spawned_threads: how many functions given to :meth:`spawn` may run at
-        once, the client's connection thread not counted; ``None`` for no limit
-    :raises TypeError, ValueError: if an option makes no sense
+        once, connection threads not counted; more wait. ``None`` for no limit
+    :raises TypeError, ValueError: if an option has no sensible value
     """
 
     name = "sequential_threading_handler"
-    timeout_exception = _TimeoutClass()  # type: ignore[assignment]
-    sleep_func = staticmethod(time.sleep)
+    timeout_exception: type[Exception] = _TimeoutClass()  # type: ignore[assignment]
+    sleep_func: Callable[[float], None] = staticmethod(time.sleep)  # type: ignore[assignment]
     queue_impl = queue.Queue
     queue_empty = queue.Empty
     _running = _Running()
@@ -145,7 +142,7 @@ class SequentialThreadingHandler(
         )
 
     def stats(self) -> Stats:
-        """Return a snapshot of what the handler has done, cheap and at any time."""
+        """Return a snapshot of the handler's counters; it is cheap."""
         core = self._kazoo_seqthreading
         traffic = Traffic.total(core.connections.traffics)
         return Stats(
@@ -173,8 +170,7 @@ class SequentialThreadingHandler(
     def completion_queue(self) -> Any:
         """The queue of the callbacks of results; it has ``put`` and ``empty``.
 
-        Another queue that is assigned serves from the next start on, as with kazoo's
-        handler.
+        A queue that is assigned is used from the next :meth:`start` on.
         """
         worker = self._kazoo_seqthreading.completions
         return worker.queue if worker.queue_is_foreign else worker
@@ -185,7 +181,7 @@ class SequentialThreadingHandler(
 
     @property
     def callback_queue(self) -> Any:
-        """The queue of watch events; as :attr:`completion_queue`."""
+        """The queue of the watches; like :attr:`completion_queue`."""
         worker = self._kazoo_seqthreading.watches
         return worker.queue if worker.queue_is_foreign else worker
 
@@ -194,19 +190,28 @@ class SequentialThreadingHandler(
         self._kazoo_seqthreading.use_watch_queue(value)
 
     def start(self) -> None:
-        """Start the workers; does nothing if they are started.
+        """Start the two threads; does nothing if they are started.
 
-        :raises RuntimeError: if a worker cannot be started
+        kazoo calls it in ``client.start()``.
+
+        :raises RuntimeError: if a thread cannot be started
         """
         warn_of_surroundings()
         self._kazoo_seqthreading.start()
 
     def stop(self) -> None:
-        """Stop the workers; does nothing if they are stopped.
+        """Stop the two threads; does nothing if they are stopped.
 
-        Lets the callbacks that are queued run first, for ``stop_timeout`` seconds at
-        the most; what does not end by then is logged. In a callback it does not wait
-        for that callback, nor for those behind it.
+        Callbacks that are queued run first. ``stop`` returns when they have, or after
+        ``stop_timeout`` seconds. What still runs then is logged with its stack; it is
+        not ended.
+
+        Afterwards no watch is called: events wait for the next :meth:`start`. A result
+        can still be completed, and its callbacks are then called at once.
+
+        It may be called at any time. In a callback, it does not wait for that callback,
+        nor for those behind it. kazoo calls it in ``client.stop()``; at the end of the
+        program, handlers that are not stopped yet are.
         """
         self._kazoo_seqthreading.stop()
 
@@ -216,7 +221,7 @@ class SequentialThreadingHandler(
         """Return a new :class:`~kazoo_seqthreading.AsyncResult`."""
         return AsyncResult(self)
 
-    def dispatch_callback(self, callback: kazoo.protocol.states.Callback) -> None:
+    def dispatch_callback(self, callback: Callback) -> None:
         """Queue a watch event's callback.
 
         :param callback: kazoo's ``Callback(type, func, args)``
@@ -225,9 +230,11 @@ class SequentialThreadingHandler(
         self._kazoo_seqthreading.dispatch_watch(callback.func, callback.args)
 
     def spawn(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Thread:
-        """Run ``func(*args, **kwargs)`` in a fresh daemon thread.
+        """Run ``func(*args, **kwargs)`` in a new daemon thread.
 
-        :returns: the thread
+        With the option ``max_spawned_threads``, it may have to wait for its turn.
+
+        :returns: the thread, which can be joined
         :raises TypeError: if *func* is not callable
         :raises RuntimeError: if no thread can be started
         """
@@ -247,15 +254,15 @@ class SequentialThreadingHandler(
 
     # -- synchronization -------------------------------------------------------------
 
-    def event_object(self) -> Event:
-        """Return a new event, a :class:`threading.Event`."""
+    def event_object(self) -> threading.Event:
+        """Return a new :class:`threading.Event`."""
         return Event(self._kazoo_seqthreading)
 
     def lock_object(self) -> Lock:
-        """Return a new lock with the interface of :class:`threading.Lock`."""
+        """Return a new lock, used as a :class:`threading.Lock` is."""
         return Lock()
 
-    def rlock_object(self) -> RLock:
+    def rlock_object(self) -> threading.RLock:
         """Return a new :class:`threading.RLock`."""
         return make_rlock()
 
@@ -292,14 +299,14 @@ class SequentialThreadingHandler(
                     return [], connection.ready_to_write(), []
         return _select.select(rlist, wlist, xlist, timeout)
 
-    def socket(self) -> socket.socket:
+    def socket(self) -> Socket:
         """Return a new TCP socket."""
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return sock
 
-    def create_socket_pair(self) -> tuple[WakeupReader, WakeupWriter]:
-        """Return the wake-up channel of a client, its ends to read and to write."""
+    def create_socket_pair(self) -> tuple[Socket, Socket]:
+        """Return two connected sockets, through which kazoo wakes its own thread."""
         return make_channel(self._kazoo_seqthreading.on_send_in_child)
 
     def create_connection(  # type: ignore[override]
@@ -316,26 +323,30 @@ class SequentialThreadingHandler(
         check_hostname: bool = False,
         options: Optional[int] = None,
         ciphers: Optional[str] = None,
-    ) -> Connection:
+    ) -> Socket:
         """Connect to a server.
 
+        kazoo calls it with the TLS arguments that :class:`kazoo.client.KazooClient` was
+        given. TLS is version 1.2 or newer. With the handler's option ``ssl_context``,
+        of these only *use_ssl* and *hostname* matter.
+
         :param address: host and port
-        :param hostname: the name for SNI and ``check_hostname``
-        :param timeout: for name, TCP and TLS together, in seconds; ``connect_timeout``
-            if that is less
+        :param hostname: the server's name for SNI, and for *check_hostname*
+        :param timeout: for name, TCP and TLS together, in seconds; the option
+            ``connect_timeout`` applies if it is less
         :param use_ssl: whether to use TLS
-        :param ca: file with the certificates of the authorities
-        :param certfile: file with the client's certificate, used with *keyfile*
-        :param keyfile: file with its key
-        :param keyfile_password: the key's password
+        :param ca: PEM file with certificates to trust, beside those of the system
+        :param certfile: PEM file with the client's certificate; takes *keyfile*, too
+        :param keyfile: PEM file with the certificate's private key
+        :param keyfile_password: the password of the key
         :param verify_certs: whether to verify the server's certificate
-        :param check_hostname: whether to check its name
-        :param options: flags of OpenSSL, as :attr:`ssl.SSLContext.options`
-        :param ciphers: as :meth:`ssl.SSLContext.set_ciphers` takes them
+        :param check_hostname: whether the certificate has to be for *hostname*
+        :param options: flags for :attr:`ssl.SSLContext.options`
+        :param ciphers: a string for :meth:`ssl.SSLContext.set_ciphers`
         :returns: a socket
-        :raises OSError: if that fails, with the address in the message;
+        :raises OSError: if it fails, with the address in the message;
             :exc:`ssl.SSLError` if it is TLS that fails
-        :raises TypeError, ValueError: if an argument makes no sense
+        :raises TypeError, ValueError: if an argument has no sensible value
         """
         arguments = None
         if use_ssl:

@@ -44,8 +44,7 @@ from threading import get_ident
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, Optional, TypeVar, Union
 
-from kazoo.interfaces import IAsyncResult
-
+from ._bases import IAsyncResult, IHandler
 from ._batch import flush_batch, release, wake
 from ._callbacks import LinkedCallback, check_callable, describe
 from ._connection_threads import current_connection
@@ -65,7 +64,6 @@ from ._worker import queue_callback
 if TYPE_CHECKING:
     import concurrent.futures
 
-    from kazoo.interfaces import IHandler
     from kazoo.protocol.connection import ConnectionHandler
 
     from ._turn import Leader, Turn
@@ -395,7 +393,7 @@ class AsyncResult(IAsyncResult, Generic[T]):
     # -- other worlds ------------------------------------------------------------------
 
     def __await__(self) -> Generator[Any, None, T]:
-        """Wait in an asyncio event loop; see ``_asyncio.py``."""
+        """Wait in a coroutine, without blocking its event loop: ``await result``."""
         if self._exception is _PENDING:
             from ._asyncio import wait_in_loop
 

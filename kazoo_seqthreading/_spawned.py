@@ -39,7 +39,7 @@ class SpawnedThread(threading.Thread):
         self._kazoo_begun = threading.Event()
         self._kazoo_starter: dict[None, object] = {}
 
-    def start_once(self) -> None:
+    def _kazoo_start_once(self) -> None:
         """Start it, unless somebody else does.
 
         :raises RuntimeError: if no thread can be started
@@ -49,11 +49,11 @@ class SpawnedThread(threading.Thread):
             if self._kazoo_starter.setdefault(None, me) is me:
                 self.start()
         except BaseException:
-            if self._kazoo_starter.get(None) is me and not self.has_begun():
+            if self._kazoo_starter.get(None) is me and not self._kazoo_has_begun():
                 self._kazoo_starter.clear()
             raise
 
-    def has_begun(self) -> bool:
+    def _kazoo_has_begun(self) -> bool:
         """Tell whether it was started, though a signal handler may have raised then."""
         if self in threading.enumerate():
             self._kazoo_begun.wait(START_SECONDS)
@@ -138,11 +138,11 @@ class SpawnedThreads:
         try:
             self._threads.append(spawned)
             if self._limit is None:
-                spawned.start_once()
+                spawned._kazoo_start_once()
             else:
                 self._start_first(spawned)
         except BaseException:
-            if not spawned.has_begun():
+            if not spawned._kazoo_has_begun():
                 self.ended(spawned)
             raise
         return spawned
@@ -150,7 +150,7 @@ class SpawnedThreads:
     def _start_first(self, own: Optional[SpawnedThread] = None) -> None:
         for thread in self._threads[: self._limit]:
             try:
-                thread.start_once()
+                thread._kazoo_start_once()
             except RuntimeError:  # no thread can be started: the next one tries again
                 if thread is own:
                     raise

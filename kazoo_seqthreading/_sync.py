@@ -106,7 +106,7 @@ class Event(threading.Event):
             raise would_block_connection()
         return super().wait(timeout)
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         """Replace the event's own lock, which another thread may have held."""
         self._cond = Condition()
         self.__inherited = True
@@ -158,7 +158,7 @@ class Lock:
     def __repr__(self) -> str:
         return f"<Lock {self.__lock!r}>"
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         """Be free, unless this thread, the one that forked, holds the lock."""
         if self.__owner != threading.get_ident():
             self.__lock = threading.Lock()

@@ -53,7 +53,7 @@ class Channel:
         self.on_send_in_child = on_send_in_child
         _fork.register(self)
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         """Remember that the connection thread is the parent's."""
         if self.client is not None:
             self.sleep = INHERITED

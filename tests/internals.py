@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from kazoo_seqthreading import AsyncResult, SequentialThreadingHandler
 from kazoo_seqthreading._callbacks import LinkedCallback
 from kazoo_seqthreading._core import Core
 from kazoo_seqthreading._monitor import report
+from kazoo_seqthreading._wakeup import WakeupReader, WakeupWriter
 
 
 def core_of(handler: SequentialThreadingHandler) -> Core:
@@ -20,6 +21,14 @@ def core_of(handler: SequentialThreadingHandler) -> Core:
 def stopping(handler: SequentialThreadingHandler) -> set[int]:
     """Return the idents of the threads that are in ``stop``."""
     return core_of(handler)._stopping
+
+
+def make_channel(
+    handler: SequentialThreadingHandler,
+) -> tuple[WakeupReader, WakeupWriter]:
+    """Return a wake-up channel's ends: for users they are but sockets."""
+    ends = handler.create_socket_pair()
+    return cast("tuple[WakeupReader, WakeupWriter]", ends)
 
 
 def waiting(result: AsyncResult[Any]) -> list[Any]:

@@ -18,7 +18,7 @@ from kazoo_seqthreading._connection import Connection
 from kazoo_seqthreading._wakeup import attach
 from tests.background import in_background
 from tests.concurrency import LIMIT, Gate, in_thread
-from tests.internals import wait_for_messages
+from tests.internals import make_channel, wait_for_messages
 from tests.support import KazooClient, MakeClient, wait_until
 
 #: More than the buffers of two sockets take.
@@ -33,12 +33,12 @@ class Ends:
         self._handler = handler
         with socket.create_server(("127.0.0.1", 0)) as server:
             server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            self.connection: Connection = handler.create_connection(
-                server.getsockname(), timeout=LIMIT
-            )
+            connection = handler.create_connection(server.getsockname(), timeout=LIMIT)
+            assert isinstance(connection, Connection)
+            self.connection = connection
             self.peer, _ = server.accept()
             self.peer.settimeout(LIMIT)
-        self._reader, self._writer = handler.create_socket_pair()
+        self._reader, self._writer = make_channel(handler)
         attach(self._reader, self._writer, KazooClient(handler=handler))
 
     def select(self, timeout: float) -> list[Any]:

@@ -876,7 +876,7 @@ def test_event_that_is_set_in_the_middle_of_set(
     handler: SequentialThreadingHandler,
 ) -> None:
     """As a signal handler may do."""
-    event = handler.event_object()
+    event: Any = handler.event_object()
 
     def interrupted() -> None:
         with event._cond:  # here is where the signal arrives

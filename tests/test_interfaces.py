@@ -203,7 +203,7 @@ def test_handler_cannot_be_copied(duplicate: Any) -> None:
 
 def test_event_is_set_in_the_middle_of_a_set() -> None:
     """As by a signal handler."""
-    event = SequentialThreadingHandler().event_object()
+    event: Any = SequentialThreadingHandler().event_object()
 
     def interrupted() -> None:
         with event._cond:

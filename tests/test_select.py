@@ -16,6 +16,7 @@ import pytest
 from kazoo_seqthreading import SequentialThreadingHandler, _select
 from kazoo_seqthreading._wakeup import attach
 from tests.concurrency import LIMIT, in_thread, together
+from tests.internals import make_channel
 from tests.support import KazooClient
 
 if TYPE_CHECKING:
@@ -260,7 +261,7 @@ def test_what_is_pending_is_readable(select: Select, pair: Pair) -> None:
 
 @pytest.mark.parametrize("attached", [False, True])
 def test_wake_up_of_a_handler(select: Select, attached: bool) -> None:
-    reader, writer = select.handler.create_socket_pair()
+    reader, writer = make_channel(select.handler)
     client = KazooClient(handler=select.handler)
     if attached:
         attach(reader, writer, client)
@@ -291,7 +292,7 @@ def test_wake_up_of_a_handler(select: Select, attached: bool) -> None:
 
 def test_wake_up_among_others(select: Select, pair: Pair) -> None:
     """In the order of the list; a request is ready without a poll."""
-    reader, writer = select.handler.create_socket_pair()
+    reader, writer = make_channel(select.handler)
     client = KazooClient(handler=select.handler)
     attach(reader, writer, client)
     try:
@@ -341,7 +342,7 @@ def test_poller(cls: type[_select.Poller], pair: Pair) -> None:
     """What a connection waits with."""
     sock, other = pair
     poller = cls(sock.fileno())
-    wakeup, writer = SequentialThreadingHandler().create_socket_pair()
+    wakeup, writer = make_channel(SequentialThreadingHandler())
 
     def poll(
         writing: bool, wakes: bool, timeout: float, sends: bool = False

@@ -17,6 +17,7 @@ from kazoo_seqthreading import SequentialThreadingHandler
 from kazoo_seqthreading._wakeup import attach
 from tests.concurrency import LIMIT, frequent_switches, in_thread, together
 from tests.forking import in_child
+from tests.internals import make_channel
 from tests.support import KazooClient, descriptors, wait_until
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Channel:
     def __init__(self, handler: SequentialThreadingHandler) -> None:
         self.handler = handler
         self.client = KazooClient(handler=handler)
-        self.reader, self.writer = handler.create_socket_pair()
+        self.reader, self.writer = make_channel(handler)
 
     def attach(self) -> Channel:
         attach(self.reader, self.writer, self.client)
