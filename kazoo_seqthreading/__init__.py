@@ -50,9 +50,13 @@ Stopping
     ``client.stop()`` stops the handler. What is queued runs first, for ``stop_timeout``
     seconds at the most. The same happens when the program ends.
 
-Statistics
+Diagnosis
     ``client.handler.stats()`` returns a :class:`Stats` with the counters of all the
-    handler's clients, and a :class:`QueueStats` for each of the two threads.
+    handler's clients: a :class:`QueueStats` for each of the two threads, a
+    :class:`ConnectionStats` for each client that is connected, how long requests took
+    as :class:`RoundTrips`, each a :class:`Histogram`, and why connections were lost,
+    each as a :class:`Disconnect`. ``client.handler.report()`` returns a text for a bug
+    report, while everything hangs, too.
 
 For applications on gevent or eventlet, kazoo has handlers of its own:
 ``kazoo.handlers.gevent`` and ``kazoo.handlers.eventlet``.
@@ -62,10 +66,12 @@ from __future__ import annotations
 
 from typing import get_type_hints
 
+from ._disconnects import Disconnect
 from ._errors import BlockingCallError, BlockingCallWarning, TimeoutError
 from ._handler import SequentialThreadingHandler
 from ._result import AsyncResult
-from ._stats import QueueStats, Stats
+from ._round_trips import Histogram, RoundTrips
+from ._stats import ConnectionStats, QueueStats, Stats
 from ._version import __version__
 
 KazooTimeoutError = TimeoutError
@@ -75,8 +81,12 @@ __all__ = [
     "AsyncResult",
     "BlockingCallError",
     "BlockingCallWarning",
+    "ConnectionStats",
+    "Disconnect",
+    "Histogram",
     "KazooTimeoutError",
     "QueueStats",
+    "RoundTrips",
     "SequentialThreadingHandler",
     "Stats",
     "TimeoutError",
@@ -95,7 +105,11 @@ for _class in (
     AsyncResult,
     BlockingCallError,
     BlockingCallWarning,
+    ConnectionStats,
+    Disconnect,
+    Histogram,
     QueueStats,
+    RoundTrips,
     SequentialThreadingHandler,
     Stats,
     TimeoutError,

@@ -43,6 +43,11 @@ class BackgroundThread:
         self._entries = SimpleQueue()
         self._thread = None
 
+    @property
+    def thread(self) -> Optional[threading.Thread]:
+        """The thread, if it runs."""
+        return self._thread
+
     def submit(self, entry: Any) -> None:
         """Have the thread handle *entry*."""
         self._entries.put(entry)

@@ -19,6 +19,8 @@ from typing import Any, Optional, Union
 from ._connection import Connection
 from ._connection_threads import current_connection_thread
 from ._errors import add_to_message
+from ._history import Facts
+from ._kazoo import is_socket_of
 from ._tls import Arguments, Codec, Contexts
 from ._waiting import check_timeout
 
@@ -92,6 +94,7 @@ class Connector:
             # kazoo's command() gives a port here: take the name we connected to.
             hostname = self._hostnames.get(address, address[0])
         limit = self._limit(timeout)
+        server = f"{address[0]}:{address[1]}"
         thread = current_connection_thread()
         try:
             context = None
@@ -102,11 +105,15 @@ class Connector:
         except BaseException as error:
             if thread is not None:
                 thread.traffic.connections_failed += 1
+                if is_socket_of(thread.connection, None):
+                    why = getattr(error, "strerror", None) or type(error).__name__
+                    thread.history.attempt_failed(server, why)
             if isinstance(error, OSError):
-                add_to_message(error, f"{address[0]}:{address[1]}")
+                add_to_message(error, server)
             raise
         if thread is not None:
             thread.traffic.connections_made += 1
+        connection.facts = Facts(server, None if thread is None else thread.history)
         return connection
 
     def _limit(self, timeout: Optional[float]) -> float:

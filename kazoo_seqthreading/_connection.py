@@ -30,6 +30,7 @@ Rules
    thread; only that one, its owner, closes the descriptor. So no thread ever uses a
    descriptor that has become somebody else's.
 7. What is not sent when the connection is closed is dropped: kazoo has failed it.
+8. How it ended is noted in ``facts`` where that is seen; ``_history`` says why.
 
 All this begins with :meth:`Connection.wait`, which ``handler.select()`` calls in
 kazoo's main loop. Before, and where ``select`` is overridden, or the wake-up channel,
@@ -55,7 +56,9 @@ from typing import TYPE_CHECKING, Any, Optional, Union
 from . import _fork, _select
 from ._batch import flush_batch, start_batch
 from ._connection_threads import current_connection_thread
+from ._history import CLOCKS_EVERY, Facts, log_late_heartbeat
 from ._monitor import report
+from ._round_trips import RoundTripCounters, Sampler
 from ._stats import Traffic
 from ._steps import check_expected
 from ._turn import SUPPORTED, Turn
@@ -89,6 +92,7 @@ MAX_FRAME = 1 << 28
 
 _length_and_xid = Struct("!ii").unpack_from
 _WATCH_EVENT = -1  # its xid: the one frame that answers no request
+_PING = -2
 _log = logging.getLogger("kazoo_seqthreading.connection")
 
 
@@ -131,9 +135,13 @@ class Connection(socket.socket):
         self._wire: Optional[memoryview] = None  # what the socket did not take
         self._turns = 0  # answers from memory before the socket is looked at
         # heartbeats
-        self._interval = 0.0
-        self._sent_at = self._heard_at = monotonic()
+        self.interval = 0.0
+        self.sent_at = self.heard_at = self._waits_since = monotonic()
         self._traffic = Traffic()
+        self.sampler = Sampler([], int)
+        self.round_trips = RoundTripCounters()
+        self.facts = Facts()
+        self._clocks_due = 0.0
         # kazoo's, while its main loop is served
         self._client: Any = None
         self._steps: Optional[Steps] = None
@@ -196,7 +204,7 @@ class Connection(socket.socket):
         """
         if self._read == self._end:
             if not self.framed and self._codec is None:
-                return super().recv(bufsize, flags)
+                return self._recv_plain(bufsize, flags)
             while not self._fill():
                 if self.framed:
                     raise BlockingIOError(errno.EAGAIN, "no whole frame is there")
@@ -209,15 +217,28 @@ class Connection(socket.socket):
         if end > self._end:
             end = self._end
         self._read = end
-        if self.framed and end > read:
+        data = self._frames[read:end]
+        if not self.framed:
+            self.facts.note_hello(self, data)
+        elif end > read:
             if not self._left:
                 length, xid = _length_and_xid(self._frames, read)
                 check_expected(self._client._pending, xid)
                 self._left = 4 + length
             self._left -= end - read
-        data = self._frames[read:end]
         if end == self._end:
             self._frames = b""  # it may be large
+        return data
+
+    def _recv_plain(self, bufsize: int, flags: int) -> bytes:
+        try:
+            data = super().recv(bufsize, flags)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            self.facts.note_error(self, error)
+            raise
+        self.facts.note_hello(self, data)
         return data
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
@@ -243,7 +264,9 @@ class Connection(socket.socket):
         self._out.append(data)
         self._out_size += len(data)
         if not self._client._pending:
-            self._heard_at = monotonic()
+            self._waits_since = monotonic()
+        if len(data) >= 8 and _length_and_xid(data)[1] == _PING:
+            self.facts.ping_at = monotonic()
         return len(data)
 
     def sendall(self, data: Data, flags: int = 0) -> None:  # type: ignore[override]
@@ -256,6 +279,7 @@ class Connection(socket.socket):
 
     def close(self) -> None:
         """Close the connection; what was not sent is dropped."""
+        self.facts.closed(self)
         self._closed_by = threading.get_ident()
         try:
             self.shutdown(socket.SHUT_RDWR)  # wakes whoever polls
@@ -301,20 +325,17 @@ class Connection(socket.socket):
         turns = self._turns
         if turns and self._steps is None:
             self._turns = turns - 1
-            if (
-                wakeup is not None
-                and wakeup.client._queue
-                and self._out_size < HIGH_WATER
-            ):
-                return [self, wakeup] if self._read < self._end else [wakeup]
-            if self._read < self._end:
-                return [self]
+            ready = self._ready(wakeup)
+            if ready:
+                return ready
         try:
             if not self.framed:
                 assert wakeup is not None
                 self._begin_frames(wakeup)
-            return self._wait(wakeup, timeout, look=not turns or timeout == 0)
-        except OSError:
+            look = not turns or timeout == 0 or self._steps is not None
+            return self._wait(wakeup, timeout, look)
+        except OSError as error:
+            self.facts.note_error(self, error)
             raise
         except Exception as error:
             if self._in_step:
@@ -325,6 +346,7 @@ class Connection(socket.socket):
                 "Unexpected exception: the connection is given up. Please report it",
                 exc_info=error,
             )
+            self.facts.note_end(self, "internal", type(error).__name__)
             raise OSError(errno.EIO, "unexpected exception in select()") from error
 
     def _begin_frames(self, wakeup: WakeupReader) -> None:
@@ -341,10 +363,15 @@ class Connection(socket.socket):
             if thread.steps is not None and self._codec is None and SUPPORTED:
                 self._turn = Turn(thread, self, wakeup.channel)
                 wakeup.channel.turn = self._turn
+            thread.history.in_transition = False
+            self.round_trips = RoundTripCounters()
+            self.sampler = Sampler(
+                [self.round_trips, thread.traffic.round_trips], thread.on_request
+            )
         wakeup.leave_plain()
         self.settimeout(0)
         self.framed = True
-        self._heard_at = monotonic()
+        self._waits_since = monotonic()
         data = self._frames[self._read : self._end]
         self._frames, self._read, self._end = b"", 0, 0
         if data:
@@ -355,10 +382,10 @@ class Connection(socket.socket):
     ) -> Ready:
         """Wait as :meth:`wait`; *look* at the socket first, if that is due."""
         self._turns = TURNS
-        now = monotonic()
+        now = began = monotonic()
         deadline = None if timeout is None else now + timeout
-        if wakeup is not None and timeout is not None and timeout > self._interval:
-            self._interval = timeout  # heartbeats are due as often
+        if wakeup is not None and timeout is not None and timeout > self.interval:
+            self.interval = timeout  # heartbeats are due as often
         self._check_heartbeat(now)
         start_batch()
         if look:
@@ -371,23 +398,28 @@ class Connection(socket.socket):
                 raise _closed()
             if self._steps is not None and wakeup is not None:
                 self._take_steps(self._steps, wakeup.client._queue)
-            readable = self._read < self._end or self._eof
-            if (
-                wakeup is not None
-                and wakeup.client._queue
-                and self._out_size < HIGH_WATER
-            ):
-                return [self, wakeup] if readable else [wakeup]
-            if readable:
-                return [self]
-            left = None
-            if deadline is not None:
-                left = deadline - monotonic()
-                if left <= 0:
-                    if self._steps is not None and self._heard_at > now:
-                        self._steps.server_is_alive()
-                    return []
+            if self.sampler.received_at and self._read == self._end:
+                self.sampler.processed(monotonic())
+            ready = self._ready(wakeup)
+            if ready:
+                return ready
+            now = monotonic()
+            left = None if deadline is None else deadline - now
+            if left is not None and left <= 0 and self.sent_at > began:
+                left = self.sent_at + self.interval - now  # requests are heartbeats
+            if left is not None and left <= 0:
+                if self._steps is not None and self.heard_at > began:
+                    self._steps.server_is_alive()
+                return []
+            self._check_heartbeat(now)
             self._sleep(wakeup, left)
+
+    def _ready(self, wakeup: Optional[WakeupReader]) -> Ready:
+        """Return what kazoo can read."""
+        readable = self._read < self._end or self._eof
+        if wakeup is not None and wakeup.client._queue and self._out_size < HIGH_WATER:
+            return [self, wakeup] if readable else [wakeup]
+        return [self] if readable else []
 
     def _take_steps(self, steps: Steps, queue: Any) -> None:
         """Take steps in both directions in turn, a limited number of them."""
@@ -425,7 +457,10 @@ class Connection(socket.socket):
         readable, woken = self._poll(wakeup, timeout)
         if woken and wakeup is not None:
             self._note_wake_up(wakeup)
-        if self._read < self._end or (woken and not readable):
+        if self._read < self._end:
+            return
+        if woken and not readable:
+            self._check_silence()
             return
         # A poll that was interrupted, by a suspended process, may have missed it.
         if not self._fill() and not readable:
@@ -466,8 +501,8 @@ class Connection(socket.socket):
                 if deadline is not None:
                     timeout = max(0.0, deadline - monotonic())
         finally:
-            data = turn.claim(displaced=woken)
             wakeup.end_sleep()
+            data = turn.claim(displaced=woken)
             if data:
                 self._split(data)
 
@@ -479,11 +514,9 @@ class Connection(socket.socket):
 
     # -- for callers that have the turn ----------------------------------------------
 
-    def note_request(self) -> None:
+    def note_request(self, now: float) -> None:
         """Expect an answer from now on."""
-        self._heard_at = monotonic()
-
-    note_reply = note_request
+        self.sent_at = self._waits_since = now
 
     def give_up(self) -> None:
         """End the connection; its thread notices, and kazoo reconnects."""
@@ -517,7 +550,10 @@ class Connection(socket.socket):
         except BlockingIOError:
             return False
         self._eof = not data
-        self._heard_at = monotonic()
+        if self._eof:
+            self.facts.note_end(self, "closed", None)
+        else:
+            self.heard_at = monotonic()
         self._traffic.receives += 1
         self._traffic.bytes_in += len(data)
         if self._codec is not None:
@@ -541,7 +577,7 @@ class Connection(socket.socket):
                 return
             data = bytes(partial)
             partial.clear()
-        end, size, answers = 0, len(data), 0
+        end, size, answers, last = 0, len(data), 0, 0
         self._needed = 8
         while size - end >= 8:
             length, xid = _length_and_xid(data, end)
@@ -555,6 +591,10 @@ class Connection(socket.socket):
             end += 4 + length
             if xid != _WATCH_EVENT:
                 answers += 1
+            if xid > 0:
+                last = xid
+        if last and self.sampler.xid:
+            self.sampler.received(last, self.heard_at)
         partial += data[end:]
         self._frames, self._read, self._end = data, 0, end
         self._traffic.replies += answers
@@ -576,7 +616,9 @@ class Connection(socket.socket):
                 sent = 0
             self._traffic.sends += 1
             self._traffic.bytes_out += sent
-            self._sent_at = monotonic()
+            now = self.sent_at = monotonic()
+            if self.framed and now >= self.sampler.due:
+                self.sampler.sent(self._client._pending, now)
             if sent < len(wire):
                 self._wire = wire[sent:]
                 self._out_size = len(self._wire) + sum(map(len, self._out))
@@ -587,28 +629,50 @@ class Connection(socket.socket):
 
     def _check_silence(self) -> None:
         """Give the connection up where kazoo does not: while requests keep coming."""
-        if self._client._pending:
-            silence = monotonic() - self._heard_at
-            if silence > 2 * self._interval > 0:
-                raise OSError(errno.ETIMEDOUT, f"nothing heard for {silence:.1f} s")
+        if not self._client._pending:
+            return
+        if self._is_silent() and not self._fill() and self._is_silent():
+            silence = monotonic() - self.heard_at
+            raise OSError(errno.ETIMEDOUT, f"nothing heard for {silence:.1f} s")
+
+    def _is_silent(self) -> bool:
+        since = max(self.heard_at, self._waits_since)
+        return monotonic() - since > 2 * self.interval > 0
 
     def _check_heartbeat(self, now: float) -> None:
         """Warn where a heartbeat was due and this thread was not there to send it."""
-        silence = now - self._sent_at
-        if silence > 1.5 * self._interval > 0:
-            self._sent_at = now
-            report(
-                _log.warning,
-                "Nothing was sent to %s for %.1f s, though a heartbeat is due every "
-                "%.1f s: the connection thread was held up, by a state listener that "
-                "blocks or by a process short of CPU. The session may be lost.",
-                self._peer(),
-                silence,
-                self._interval,
-            )
+        is_late = now - self.sent_at > 1.5 * self.interval > 0
+        if now < self._clocks_due and not is_late:
+            return
+        self._clocks_due = now + CLOCKS_EVERY
+        held_up = self.facts.note_silence(self, now)
+        if held_up is not None:
+            report(log_late_heartbeat, self.facts.server, held_up, self.interval)
 
-    def _peer(self) -> str:
+    def stands(self) -> bool:
+        """Tell whether a session is served over it."""
+        return self._closed_by is None and self.facts.session_timeout > 0
+
+    def unanswered(self) -> int:
+        """Return how many requests were sent, and have no reply yet."""
+        return 0 if self._client is None else len(self._client._pending)
+
+    def sent_since(self, xid: int) -> float:
+        """Return when the request *xid* was sent."""
+        turn = self._turn
+        if turn is not None and turn.xid == xid:
+            return turn.sent_at
+        return self.sampler.sent_since(xid)
+
+    def all_round_trips(self) -> list[RoundTripCounters]:
+        """Return what was sampled of it, in this thread and in others."""
+        turn = self._turn
+        return [self.round_trips, *([] if turn is None else [turn.round_trips])]
+
+    def oldest_unanswered(self, now: float) -> float:
+        """Return how long the oldest of them has been waiting, in seconds."""
         try:
-            return "{}:{}".format(*self.getpeername()[:2])
-        except OSError:
-            return "the server"
+            since = self.sent_since(self._client._pending[0][2])
+        except (AttributeError, IndexError):
+            return 0.0
+        return now - since if since else 0.0

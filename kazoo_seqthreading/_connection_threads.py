@@ -19,16 +19,21 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Optional
 
 from . import _fork
 from ._batch import enable_batches
+from ._connection_watch import ConnectionWatch
+from ._disconnects import Disconnect
+from ._history import KEPT, History, forked_from, record
 from ._stats import Traffic
 
 if TYPE_CHECKING:
     from kazoo.protocol.connection import ConnectionHandler
 
+    from ._connection import Connection
     from ._steps import Steps
     from ._turn import Turn
     from ._worker import Item, Worker
@@ -50,8 +55,12 @@ def current_connection_thread() -> Optional[ConnectionThread]:
     return _current.get(threading.get_ident())
 
 
+def _nothing_seen() -> object:
+    return _nothing_seen
+
+
 class ConnectionThread:
-    """One run of a client's connection loop.
+    """One run of a client's connection loop, in the thread that makes it.
 
     :param connection: kazoo's
     :param traffic: counts what goes over the connection
@@ -69,9 +78,35 @@ class ConnectionThread:
         self.connection = connection
         self.steps = steps
         self.traffic = traffic
+        self.history = History(connection, traffic, owner.disconnects, owner.watch.arm)
+        self.on_request = owner.watch.arm_for_request
         self.late_worker: Optional[Worker] = None
         self.ended = False
         self.owner = owner
+        # What the background thread has seen:
+        self.call_seen: object = None
+        self.head_seen: tuple[Callable[[], object], float] = (_nothing_seen, 0.0)
+        self.last_slow: Callable[[], object] = _nothing_seen
+
+    def socket(self) -> Optional[Connection]:
+        """Return the connection to the server, if there is one, and it is ours."""
+        return socket_of(self.connection)
+
+    def server(self) -> Optional[str]:
+        """Return the address of the server, if a session is served."""
+        sock = self.socket()
+        return sock.facts.server if sock is not None and sock.stands() else None
+
+    def sent_since(self, xid: int) -> float:
+        """Return when the request *xid* was sent, 0 if that is not known."""
+        sock = self.socket()
+        return 0.0 if sock is None or xid < 0 else sock.sent_since(xid)
+
+
+def socket_of(connection: ConnectionHandler) -> Optional[Connection]:
+    """Return kazoo's connection to the server, if there is one, and it is ours."""
+    sock: Any = getattr(connection, "_socket", None)
+    return sock if hasattr(type(sock), "oldest_unanswered") else None
 
 
 class ConnectionThreads:
@@ -79,16 +114,20 @@ class ConnectionThreads:
 
     :param start_worker: starts a worker for the callbacks of a stopped handler
     :param wait_for: waits for a worker, for ``stop_timeout`` at the most
+    :param slow_request_duration: a request that waits for longer is warned of
     """
 
     def __init__(
         self,
         start_worker: Callable[[], Worker],
         wait_for: Callable[[Worker], Any],
+        slow_request_duration: Optional[float],
     ) -> None:
         self._start_worker = start_worker
         self._wait_for = wait_for
         self._threads: dict[int, ConnectionThread] = {}
+        self.watch = ConnectionWatch(self._threads, slow_request_duration)
+        self.disconnects: deque[Disconnect] = deque(maxlen=KEPT)  #: the last ones
         self.inherited: dict[int, ConnectionHandler] = {}  #: the parent's, not closed
         #: Of all threads that there were; one at a time uses each.
         self.caller_traffic = Traffic()  #: what callers send and receive themselves
@@ -99,9 +138,13 @@ class ConnectionThreads:
     def __len__(self) -> int:
         return len(self._threads)
 
+    def threads(self) -> list[ConnectionThread]:
+        """Return the threads that run now."""
+        return list(self._threads.values())
+
     def connections(self) -> list[ConnectionHandler]:
         """Return kazoo's connections that have a thread now."""
-        return [thread.connection for thread in tuple(self._threads.values())]
+        return [thread.connection for thread in self.threads()]
 
     def run(
         self,
@@ -153,14 +196,24 @@ class ConnectionThreads:
         for ident, thread in self._threads.items():
             self.inherited[ident] = thread.connection
         self._threads.clear()
+        self.watch.disarm()
 
-    def close_inherited(self) -> None:
-        """Have kazoo close the clients whose connection threads are gone."""
+    def close_inherited(self, warn: bool) -> None:
+        """Have kazoo close the clients whose connection threads are gone.
+
+        :param warn: whether somebody has used one of them, as if it were connected
+        """
         while self.inherited:
             try:
                 _, connection = self.inherited.popitem()
             except KeyError:
                 return  # another thread was faster
+            sock = socket_of(connection)
+            if sock is not None and sock.facts.session_timeout:
+                traffic = Traffic()
+                self.traffics.append(traffic)
+                forked = forked_from(sock.facts)
+                record(forked, traffic, self.disconnects, warn)
             try:
                 connection.client._stopped.set()
                 connection.zk_loop()

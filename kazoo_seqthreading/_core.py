@@ -70,16 +70,18 @@ class Core:
         ssl_context: Optional[ssl.SSLContext],
         tcp_keepalive: KeepAlive,
         max_spawned_threads: Optional[int],
+        slow_request_duration: Optional[float],
     ) -> None:
         self.prefix = f"kazoo-seqthreading-{next(_numbers)}"
         self.running = False
+        self.options: dict[str, object] = {}  #: as they were given, for a report
         self._stop_timeout = stop_timeout
         self._changed = Condition()
         self._stopping: set[int] = set()  # idents of the threads in stop()
         self._workers: list[Worker] = []  # that may still run a callback
         self._late_workers: list[Worker] = []  # likewise, of connection threads
         self._completion_tally, self._watch_tally = Tally(), Tally()
-        self._watchdog = Watchdog(self._all_workers, slow_callback_duration)
+        self._watchdog = Watchdog(self.all_workers, slow_callback_duration)
         self.completions = self._make_completion_worker()
         self.watches = self._make_watch_worker()
         self.spawned = SpawnedThreads(self.prefix, max_spawned_threads)
@@ -89,7 +91,9 @@ class Core:
             tcp_keepalive,
             self.spawned.spawn_uncounted,
         )
-        self.connections = ConnectionThreads(self._start_late_worker, self._wait_for)
+        self.connections = ConnectionThreads(
+            self._start_late_worker, self._wait_for, slow_request_duration
+        )
         self._forked = False
         _fork.register(self)
 
@@ -103,14 +107,15 @@ class Core:
 
     # -- workers ---------------------------------------------------------------------
 
-    def _all_workers(self) -> list[Worker]:
+    def all_workers(self) -> list[Worker]:
+        """Return the workers that may still run a callback."""
         return [*self._workers, *self._late_workers]
 
     def _make_worker(self, kind: str, **options: Any) -> Worker:
         name = f"{self.prefix}-{kind}"
         predecessors = [
             worker
-            for worker in self._all_workers()
+            for worker in self.all_workers()
             if worker.name == name and not worker.ended
         ]
         return Worker(
@@ -233,7 +238,7 @@ class Core:
         """Wait until the workers have ended; return those that did not in time."""
         ident = threading.get_ident()
         nested = ident in self._stopping  # a signal handler, in the middle of a stop
-        workers = self._all_workers()  # not those of another thread's next start
+        workers = self.all_workers()  # not those of another thread's next start
         in_callback = any(worker.is_current() for worker in workers)
         deadline = monotonic() + self._stop_timeout
 
@@ -305,7 +310,7 @@ class Core:
         _running.discard(self)
         self._changed = Condition()
         self._stopping.clear()
-        for worker in self._all_workers():
+        for worker in self.all_workers():
             worker.after_fork(self._changed)
         self._workers.clear()
         self._late_workers.clear()
@@ -325,12 +330,12 @@ class Core:
                 break
             if result is not None:
                 result.set_exception(_closed_by_fork())
-        self.close_inherited()
+        self.close_inherited(warn=True)
 
-    def close_inherited(self) -> None:
+    def close_inherited(self, warn: bool = False) -> None:
         """Have kazoo close the clients that a parent's threads served."""
         if self.connections.inherited:
-            self.connections.close_inherited()
+            self.connections.close_inherited(warn)
 
 
 def _alive(workers: list[Worker]) -> list[Worker]:

@@ -33,8 +33,10 @@ from ._connection_threads import current_connection
 from ._core import Core
 from ._errors import TimeoutError
 from ._kazoo import connection_of, has_queues
+from ._report import make_report
 from ._result import AsyncResult
-from ._stats import Stats, Traffic
+from ._snapshot import snapshot
+from ._stats import Stats
 from ._steps import steps_of
 from ._surroundings import warn_of_surroundings
 from ._sync import Event, Lock, make_rlock
@@ -86,6 +88,8 @@ class SequentialThreadingHandler(_bases.SequentialThreadingHandler, IHandler):
         time (seconds), interval (seconds) and number of probes
     :param max_spawned_threads: how many functions given to :meth:`spawn` may run at
         once, connection threads not counted; more wait. ``None`` for no limit
+    :param slow_request_duration: a warning is logged for a request that is unanswered
+        for longer than this, in seconds; ``None`` for no warnings
     :raises TypeError, ValueError: if an option has no sensible value
     """
 
@@ -105,23 +109,20 @@ class SequentialThreadingHandler(_bases.SequentialThreadingHandler, IHandler):
         ssl_context: Optional[ssl.SSLContext] = None,
         tcp_keepalive: KeepAlive = False,
         max_spawned_threads: Optional[int] = None,
+        slow_request_duration: Optional[float] = 5.0,
     ) -> None:
-        _check_options(
-            stop_timeout,
-            slow_callback_duration,
-            connect_timeout,
-            ssl_context,
-            tcp_keepalive,
-            max_spawned_threads,
-        )
-        core = Core(
-            stop_timeout,
-            slow_callback_duration,
-            connect_timeout,
-            ssl_context,
-            tcp_keepalive,
-            max_spawned_threads,
-        )
+        options: dict[str, Any] = {
+            "stop_timeout": stop_timeout,
+            "slow_callback_duration": slow_callback_duration,
+            "connect_timeout": connect_timeout,
+            "ssl_context": ssl_context,
+            "tcp_keepalive": tcp_keepalive,
+            "max_spawned_threads": max_spawned_threads,
+            "slow_request_duration": slow_request_duration,
+        }
+        _check_options(**options)
+        core = Core(**options)
+        core.options = {**options, "ssl_context": ssl_context and "given"}
         #: The one attribute, so that a subclass is free in its names.
         self._kazoo_seqthreading = core
         weakref.finalize(self, core.dispose).atexit = False
@@ -143,21 +144,18 @@ class SequentialThreadingHandler(_bases.SequentialThreadingHandler, IHandler):
 
     def stats(self) -> Stats:
         """Return a snapshot of the handler's counters; it is cheap."""
-        core = self._kazoo_seqthreading
-        traffic = Traffic.total(core.connections.traffics)
-        return Stats(
-            running=core.running,
-            completions=core.completions.stats(),
-            watches=core.watches.stats(),
-            connections_made=traffic.connections_made,
-            connections_failed=traffic.connections_failed,
-            requests=traffic.requests,
-            replies=traffic.replies,
-            bytes_sent=traffic.bytes_out,
-            bytes_received=traffic.bytes_in,
-            wake_ups=traffic.wake_ups,
-            spawned_threads=len(core.spawned),
-        )
+        return snapshot(self._kazoo_seqthreading)
+
+    def report(self) -> str:
+        """Return a text about the handler and its clients, for a bug report.
+
+        It tells versions, options, clients, queues, requests in flight, the last
+        disconnects and what the threads are at; no data, no credentials. It waits for
+        nothing, and may be called while everything hangs, and in a signal handler::
+
+            signal.signal(signal.SIGUSR1, lambda *_: print(handler.report()))
+        """
+        return make_report(self._kazoo_seqthreading)
 
     # -- start and stop --------------------------------------------------------------
 
@@ -375,11 +373,13 @@ def _check_options(
     ssl_context: Optional[ssl.SSLContext],
     tcp_keepalive: KeepAlive,
     max_spawned_threads: Optional[int],
+    slow_request_duration: Optional[float],
 ) -> None:
     seconds = {
         "stop_timeout": stop_timeout,
         "slow_callback_duration": slow_callback_duration,
         "connect_timeout": connect_timeout,
+        "slow_request_duration": slow_request_duration,
     }
     for name, value in seconds.items():
         if value is None and name != "stop_timeout":

@@ -13,13 +13,19 @@ import re
 import sys
 import zlib
 from collections import deque
-from types import FunctionType, MethodType
+from types import FrameType, FunctionType, MethodType
 from typing import Any, Optional
 
 from kazoo.interfaces import IAsyncResult
 from kazoo.protocol import serialization
 from kazoo.protocol.connection import ConnectionHandler
+from kazoo.protocol.states import KeeperState
 
+#: States of a connection's client that tell why kazoo has closed it.
+EXPIRED, AUTH_FAILED = KeeperState.EXPIRED_SESSION, KeeperState.AUTH_FAILED
+
+_OWN = __name__.rpartition(".")[0]
+_IN_SELECT = (f"{_OWN}._connection", f"{_OWN}._select")
 _CHAIN_LINK = re.compile(r"KazooClient\.\w+_async\.<locals>\.")
 #: What ``kazoo.handlers.utils.wrap`` makes of a function.
 _WRAPPED = "wrap.<locals>.capture.<locals>.captured_function"
@@ -162,19 +168,88 @@ def unsent(connection: ConnectionHandler) -> bool:
     return bool(connection.client._queue) or bool(buffered is not None and buffered())
 
 
+def is_socket_of(connection: ConnectionHandler, sock: Optional[object]) -> bool:
+    """Tell whether *sock* is the one over which kazoo talks to the server.
+
+    ``None`` while it makes another one. A connection thread makes further sockets, to
+    look for a server that is not read-only.
+    """
+    return getattr(connection, "_socket", connection) is sock
+
+
+def is_stopped(connection: ConnectionHandler) -> bool:
+    """Tell whether ``client.stop()`` was called."""
+    client = getattr(connection, "client", None)
+    stopped = getattr(client, "_stopped", None)
+    return stopped is not None and bool(stopped.is_set())
+
+
+def state_of(connection: ConnectionHandler) -> object:
+    """Return the state of the connection's client, one of ``KeeperState``."""
+    return getattr(getattr(connection, "client", None), "_state", None)
+
+
+def found_server(connection: ConnectionHandler) -> bool:
+    """Tell whether kazoo has found a server that is not read-only."""
+    return bool(getattr(connection, "_rw_server", None))
+
+
+def current_exception() -> str:
+    """Name the exception that kazoo does not handle, at the end of a connection."""
+    kind = sys.exc_info()[0]
+    return "for an unknown reason" if kind is None else kind.__name__
+
+
+def operation_of(request: Any) -> str:
+    """Name a request's operation and path, and nothing else of it."""
+    operation = type(request).__name__
+    if operation == "Transaction":
+        return f"{operation} of {len(request.operations)} operations"
+    path = getattr(request, "path", None)
+    return operation if path is None else f"{operation} {path}"
+
+
+def foreign_code(frame: Optional[FrameType]) -> Optional[tuple[object, str, bool]]:
+    """Find the code that kazoo called in its connection thread, which is at *frame*.
+
+    :returns: what tells one call from another one, the code's name, and whether it is a
+        state listener; ``None`` if kazoo, or this package, is itself at work
+    """
+    found: Optional[FrameType] = None
+    called_by: Optional[FrameType] = None
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if frame.f_code is ConnectionHandler.zk_loop.__code__:
+            break
+        if module in _IN_SELECT and found is None:
+            return None  # it waits for the server
+        if module.partition(".")[0] not in ("kazoo", _OWN, "logging"):
+            found, called_by = frame, frame.f_back
+        frame = frame.f_back
+    if frame is None or found is None:
+        return None
+    is_listener = (
+        called_by is not None and called_by.f_code.co_name == "_make_state_change"
+    )
+    return id(found), _place(found), is_listener
+
+
+def _place(frame: FrameType) -> str:
+    code = frame.f_code
+    name = getattr(code, "co_qualname", code.co_name)
+    return f"{name} ({code.co_filename}:{frame.f_lineno})"
+
+
 def calling_listener() -> str:
     """Name the code that kazoo called in this thread, and that made this call."""
     frame = sys._getframe(1)
     caller = frame
-    own = __name__.rpartition(".")[0]
     outer = frame.f_back
     while outer is not None:
         package = outer.f_globals.get("__name__", "").partition(".")[0]
-        if package not in ("kazoo", own):
+        if package not in ("kazoo", _OWN):
             caller = outer
         elif caller is not frame and outer.f_code.co_name == "_make_state_change":
             break
         outer = outer.f_back
-    code = caller.f_code
-    name = getattr(code, "co_qualname", code.co_name)
-    return f"{name} ({code.co_filename}:{caller.f_lineno})"
+    return _place(caller)

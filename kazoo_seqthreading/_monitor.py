@@ -9,6 +9,7 @@ whenever a callback may be overdue, until the workers are idle.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterable
 from functools import partial
 from time import monotonic
@@ -41,7 +42,49 @@ def _write(
     log(message, *(arg() if callable(arg) else arg for arg in args), **kwargs)
 
 
-class Watchdog:
+def monitor_thread() -> Optional[threading.Thread]:
+    """Return the thread, if it runs."""
+    return _thread.thread
+
+
+class Watch:
+    """Something that the background thread looks at again and again, while it is armed.
+
+    It takes no lock: a thread arms it, and the background thread disarms it before it
+    looks for the last time.
+    """
+
+    def __init__(self) -> None:
+        self._armed = False
+
+    def arm(self) -> None:
+        """Have the background thread look, until there is nothing to look after."""
+        if not self._armed:
+            self._armed = True
+            _thread.submit(self)
+
+    def disarm(self) -> None:
+        """Forget the parent's background thread, in a forked child."""
+        self._armed = False
+
+    def check(self, first: bool = False) -> Optional[float]:
+        """Look; return in how many seconds to do so again, ``None`` for never.
+
+        :param first: whether it was armed just now
+        """
+        delay = self._look(first)
+        if delay is None:
+            self._armed = False
+            delay = self._look(first)  # something may have come just before that
+            if delay is not None:
+                self._armed = True
+        return delay
+
+    def _look(self, first: bool) -> Optional[float]:
+        raise NotImplementedError
+
+
+class Watchdog(Watch):
     """Warns of callbacks that have run for too long, while they run.
 
     :param workers: returns the workers to look at
@@ -51,31 +94,16 @@ class Watchdog:
     def __init__(
         self, workers: Callable[[], Iterable[Worker]], limit: Optional[float]
     ) -> None:
+        super().__init__()
         self._workers = workers
         self._limit = limit
-        self._armed = False
 
     def arm(self) -> None:
         """Look after the workers until they are idle; a worker calls it."""
-        if not self._armed and self._limit is not None:
-            self._armed = True
-            _thread.submit(self)
+        if self._limit is not None:
+            super().arm()
 
-    def disarm(self) -> None:
-        """Forget the parent's background thread, in a forked child."""
-        self._armed = False
-
-    def check(self) -> Optional[float]:
-        """Warn of what is overdue; return in how many seconds to look again."""
-        delay = self._check()
-        if delay is None:
-            self._armed = False
-            delay = self._check()  # a worker may have got to work just before that
-            if delay is not None:
-                self._armed = True
-        return delay
-
-    def _check(self) -> Optional[float]:
+    def _look(self, first: bool) -> Optional[float]:
         if self._limit is None:
             return None
         delay: Optional[float] = None
@@ -91,7 +119,7 @@ class Watchdog:
                 if remaining <= 0:
                     if worker.last_warned != since:
                         worker.last_warned = since
-                        _isolate(partial(self._warn, worker, callback, since))
+                        isolate(partial(self._warn, worker, callback, since))
                     remaining = self._limit  # for the callback after this one
             if delay is None or remaining < delay:
                 delay = remaining
@@ -109,26 +137,30 @@ class Watchdog:
         )
 
 
-_armed: set[Watchdog] = set()  # used by the background thread alone
+_armed: set[Watch] = set()  # used by the background thread alone
 
 
 def _handle(entries: list[Any]) -> Optional[float]:
+    armed = set[Watch]()
     for entry in entries:
-        if type(entry) is Watchdog:
-            _armed.add(entry)
+        if isinstance(entry, Watch):
+            armed.add(entry)
         else:
-            _isolate(entry)
+            isolate(entry)
+    _armed.update(armed)
     delays = []
-    for watchdog in tuple(_armed):
-        delay = watchdog.check()
+    for watch in tuple(_armed):
+        # A watch that fails, on a kazoo that is not as expected, is not armed again.
+        delay = isolate(partial(watch.check, first=watch in armed))
         if delay is None:
-            _armed.discard(watchdog)
+            _armed.discard(watch)
         else:
             delays.append(delay)
     return min(delays, default=None)
 
 
-def _isolate(function: Callable[[], Any]) -> Any:
+def isolate(function: Callable[[], Any]) -> Any:
+    """Call *function*; nothing that it raises ends the background thread."""
     try:
         return function()
     except BaseException:  # a log handler that fails

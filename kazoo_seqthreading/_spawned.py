@@ -117,6 +117,10 @@ class SpawnedThreads:
     def __len__(self) -> int:
         return len(self._threads[: self._limit])
 
+    def running(self) -> list[SpawnedThread]:
+        """Return the threads that may run now."""
+        return self._threads[: self._limit]
+
     def spawn_uncounted(self, func: Callable[[], Any], purpose: str) -> SpawnedThread:
         """Run *func* in a thread that does not count for the limit.
 

@@ -7,36 +7,65 @@ thread.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple, Optional
+from dataclasses import dataclass
+from typing import Optional
+
+from ._disconnects import CAUSES, Disconnect
+from ._round_trips import RoundTripCounters, RoundTrips
 
 
-class QueueStats(NamedTuple):
-    """One of the handler's two queues; times are in seconds.
+@dataclass(frozen=True)
+class QueueStats:
+    """One of the handler's two queues.
 
     :param depth: callbacks that wait for their turn
-    :param run: callbacks that have run
-    :param failed: of these, those that raised
-    :param running: the name of the callback that runs now, or ``None``
-    :param running_for: how long it has run
-    :param run_time: the time that all callbacks took, together
-    :param longest_run: the longest of these times
-    :param waiting_time: the time that all callbacks waited for their turn, together
-    :param longest_wait: the longest of these times
+    :param runs: callbacks that have run
+    :param failures: of these, those that raised
+    :param current_callback: the name of the callback that runs now, or ``None``
+    :param current_run_seconds: how long it has run
+    :param run_seconds_total: the time that all callbacks took, together
+    :param longest_run_seconds: the longest of these times
+    :param wait_seconds_total: the time that all callbacks waited for their turn
+    :param longest_wait_seconds: the longest of these times
     """
 
     depth: int
-    run: int
-    failed: int
-    running: Optional[str]
-    running_for: float
-    run_time: float
-    longest_run: float
-    waiting_time: float
-    longest_wait: float
+    runs: int
+    failures: int
+    current_callback: Optional[str]
+    current_run_seconds: float
+    run_seconds_total: float
+    longest_run_seconds: float
+    wait_seconds_total: float
+    longest_wait_seconds: float
 
 
-class Stats(NamedTuple):
+@dataclass(frozen=True)
+class ConnectionStats:
+    """A client's connection to a server.
+
+    :param server: its address
+    :param session_id: the session's id, 0 while there is none
+    :param session_timeout_seconds: its time-out, as negotiated
+    :param connected_seconds: how long the connection stands
+    :param unheard_seconds: since when nothing has come from the server
+    :param requests_unanswered: how many requests were sent, and not answered
+    :param oldest_unanswered_seconds: since when the oldest of them waits
+    :param round_trips: how long requests took
+    """
+
+    server: str
+    session_id: int
+    session_timeout_seconds: float
+    connected_seconds: float
+    unheard_seconds: float
+    requests_unanswered: int
+    oldest_unanswered_seconds: float
+    round_trips: RoundTrips
+
+
+@dataclass(frozen=True)
+class Stats:
     """A snapshot of what a handler has done, for all its clients together.
 
     :param running: whether the handler is started
@@ -51,11 +80,16 @@ class Stats(NamedTuple):
     :param wake_ups: how often a request had to wake a connection thread
     :param spawned_threads: threads of ``spawn`` that run now; connection threads do
         not count
+    :param disconnects: the last connections that were lost, and sessions that expired,
+        the latest one last
+    :param disconnects_by_cause: how many there were, for each of their causes
+    :param round_trips: how long requests took, over all connections; sampled
+    :param connections: those that stand now
 
     The counters only ever grow, over restarts, too.
 
     >>> stats = client.handler.stats()  # doctest: +SKIP
-    >>> stats.replies, stats.completions.longest_run  # doctest: +SKIP
+    >>> stats.replies, stats.completions.longest_run_seconds  # doctest: +SKIP
     (5318, 0.0021)
     """
 
@@ -70,6 +104,10 @@ class Stats(NamedTuple):
     bytes_received: int
     wake_ups: int
     spawned_threads: int
+    disconnects: tuple[Disconnect, ...]
+    disconnects_by_cause: dict[str, int]
+    round_trips: RoundTrips
+    connections: tuple[ConnectionStats, ...]
 
 
 class Tally:
@@ -100,12 +138,5 @@ class Traffic:
         self.requests = self.replies = 0
         self.wake_ups = 0
         self.connections_made = self.connections_failed = 0
-
-    @classmethod
-    def total(cls, traffics: Iterable[Traffic]) -> Traffic:
-        """Return the sum of the counters."""
-        total = cls()
-        for traffic in traffics:
-            for name, count in vars(traffic).items():
-                setattr(total, name, getattr(total, name) + count)
-        return total
+        self.disconnects = dict.fromkeys(CAUSES, 0)
+        self.round_trips = RoundTripCounters()

@@ -36,6 +36,7 @@ from __future__ import annotations
 import select
 import socket
 import sys
+import weakref
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -47,6 +48,7 @@ from typing import TYPE_CHECKING, Any, Optional
 from . import _fork
 from ._kazoo import ORDINARY
 from ._result import AsyncResult
+from ._round_trips import SAMPLE_EVERY, RoundTripCounters
 from ._steps import HEADER_SIZE, frame_of, length_and_header, outcome_of
 from ._waiting import interrupts
 
@@ -94,19 +96,25 @@ class Turn:
         self._sock = sock
         self._channel = channel
         self._traffic = self._owner.caller_traffic
+        self._on_request = thread.on_request
+        self._sample_due = 0.0
+        self.round_trips = RoundTripCounters()
         self._tokens: list[object] = []
         self._received: list[bytes] = []
         self._completed: list[tuple[Any, Any, Any]] = []  # result, value, exception
-        self._leaders: list[Leader] = []  # callers that poll
+        # Callers that poll. One that was interrupted may not have left by itself.
+        self._leaders: set[weakref.ref[Leader]] = set()
         self._woken = False  # whether a byte was sent to them
         self._closers: list[Callable[[], Any]] = []
         self._rest = 0
-        self._entry: object = None  # what is pending of the request that was sent last
+        # of the request that was sent last: its number, and when
+        self.xid = 0
+        self.sent_at = 0.0
         self.sender: Optional[int] = None  #: the thread that sent last
         self._led = False  # whether a caller has polled since the last sleep
         _fork.register(self)
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         """Forget the turn: the connection is the parent's."""
         self._tokens.clear()
         self._received.clear()
@@ -202,6 +210,7 @@ class Turn:
         logger = self._logger
         if (
             pending
+            or len(queue) > 1
             or len(self._handler_state) != self._attributes  # a method was replaced
             or not _is_direct(request, result)
             or type(logger) is not Logger
@@ -212,7 +221,8 @@ class Turn:
         data = frame_of(request, xid)
         sent: list[int] = []
         entry = request, result, xid
-        self._sock.note_request()
+        now = monotonic()
+        self._sock.note_request(now)
         try:
             done = self._transact(
                 token,
@@ -228,13 +238,15 @@ class Turn:
             self._sock.give_up()
         if broken or not done:
             return False
-        self._entry = entry
+        self.xid, self.sent_at = xid, now
         self.sender = get_ident()
         self._owner.latest_turn = self
         traffic = self._traffic
         traffic.requests += 1
         traffic.sends += 1
         traffic.bytes_out += len(data)
+        if now >= self._sample_due:
+            self._on_request()
         return not queue
 
     def _transact(self, token: object, *steps: Callable[[], Any]) -> bool:
@@ -289,13 +301,13 @@ class Turn:
             self._rest -= 1
             return
         leaders = self._leaders
+        reference = weakref.ref(leader, leaders.discard)
         try:
-            leaders.append(leader)
+            leaders.add(reference)
             self._led = True
             self._poll(leader, is_ready, timeout)
         finally:
-            if leader in leaders:
-                leaders.remove(leader)
+            leaders.discard(reference)
             if not leaders:
                 self._leave()
             self._sock.resume_polling()
@@ -305,7 +317,7 @@ class Turn:
     def _is_due(self) -> bool:
         """Tell whether the next reply is that to a request which a caller has sent."""
         try:
-            return self._client._pending[0] is self._entry
+            return bool(self._client._pending[0][2] == self.xid)
         except IndexError:
             return False
 
@@ -363,12 +375,11 @@ class Turn:
         try:
             token = self._tokens[0]
             data = received[0]
-            entry: tuple[Any, Any, int] = self._client._pending[0]
+            request, result, expected = self._client._pending[0]
         except IndexError:
             return False
-        if entry is not self._entry or len(received) > 1 or len(data) < HEADER_SIZE:
+        if expected != self.xid or len(received) > 1 or len(data) < HEADER_SIZE:
             return False
-        request, result, expected = entry
         length, xid, zxid, err = length_and_header(data)
         if xid != expected or length + 4 != len(data):
             return False
@@ -382,12 +393,17 @@ class Turn:
             steps.append(partial(self._client_state.__setitem__, "last_zxid", zxid))
         if not self._transact(token, *steps):
             return False
-        self._sock.note_reply()
+        now = self._sock.heard_at = monotonic()
         traffic = self._traffic
         traffic.receives += 1
         traffic.replies += 1
         traffic.bytes_in += len(data)
         self._complete()
+        if now >= self._sample_due:
+            self._sample_due = now + SAMPLE_EVERY
+            for counters in (self.round_trips, traffic.round_trips):
+                counters.server.add(now - self.sent_at)
+                counters.client.add(monotonic() - now)
         return True
 
     def _complete(self) -> None:
@@ -419,7 +435,7 @@ def _is_direct(request: Any, result: Any) -> bool:
 class Leader:
     """A caller that polls: this thread."""
 
-    __slots__ = ("_ident", "_turn", "polls")
+    __slots__ = ("__weakref__", "_ident", "_turn", "polls")
 
     def __init__(self, turn: Turn) -> None:
         self._turn = turn

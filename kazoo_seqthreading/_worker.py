@@ -118,14 +118,14 @@ class Worker:
         running, tally = self.running, self._tally
         return QueueStats(
             depth=self.qsize(),
-            run=tally.run,
-            failed=tally.failed,
-            running=None if running is None else describe(running[0]),
-            running_for=0.0 if running is None else monotonic() - running[1],
-            run_time=tally.run_time,
-            longest_run=tally.longest_run,
-            waiting_time=tally.waiting_time,
-            longest_wait=tally.longest_wait,
+            runs=tally.run,
+            failures=tally.failed,
+            current_callback=None if running is None else describe(running[0]),
+            current_run_seconds=0.0 if running is None else monotonic() - running[1],
+            run_seconds_total=tally.run_time,
+            longest_run_seconds=tally.longest_run,
+            wait_seconds_total=tally.waiting_time,
+            longest_wait_seconds=tally.longest_wait,
         )
 
     # -- life ----------------------------------------------------------------------

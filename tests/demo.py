@@ -324,6 +324,10 @@ class Demo:
         server.start(LIMIT)
         expect("state", self.states.get(timeout=LIMIT), "CONNECTED")
         self.tell("the server is back: the client is CONNECTED")
+        lost = client.handler.stats().disconnects[0]
+        expect(f"cause {lost.cause}", lost.cause in ("closed", "reset"), True)
+        _, _, why = str(lost).partition(": ")
+        self.tell(f"why it was lost, as it logs: {why.partition('. ')[0]}")
         answers = {result.get(timeout=LIMIT)[0] for result in waiting}
         expect("answers", answers, {b"yes"})
         self.tell("the 100 reads are answered")

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, cast
 
 from kazoo_seqthreading import AsyncResult, SequentialThreadingHandler
 from kazoo_seqthreading._callbacks import LinkedCallback
+from kazoo_seqthreading._connection import Connection
 from kazoo_seqthreading._core import Core
+from kazoo_seqthreading._history import Facts, History
 from kazoo_seqthreading._monitor import report
+from kazoo_seqthreading._stats import Traffic
 from kazoo_seqthreading._wakeup import WakeupReader, WakeupWriter
 
 
@@ -49,6 +54,22 @@ def run_as_connection(
     """Call *function* in this thread as if it were a client's connection thread."""
     connection: Any = object()
     core_of(handler).connections.run(connection, function)
+
+
+def begin_frames(connection: Connection) -> None:
+    """Have kazoo's main loop begin: for a client that has made no request."""
+    wakeup: Any = SimpleNamespace(
+        client=SimpleNamespace(_queue=deque(), _pending=deque()), leave_plain=int
+    )
+    connection.wait(wakeup, 0)
+
+
+def give_history(connection: Connection) -> History:
+    """Have *connection* be one of a connection thread's, which is this thread."""
+    kazoos: Any = object()
+    history = History(kazoos, Traffic(), deque(), int)
+    connection.facts = Facts("127.0.0.1:2181", history)
+    return history
 
 
 def wait_for_messages(limit: float = 20.0) -> None:

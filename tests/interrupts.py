@@ -22,6 +22,7 @@ import itertools
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, Optional, TypeVar
@@ -29,8 +30,12 @@ from typing import Any, Optional, TypeVar
 import kazoo
 
 import kazoo_seqthreading
+from tests.background import in_background
 
 T = TypeVar("T")
+
+#: What is interrupted at every bytecode takes no longer.
+MOST_SECONDS = 120.0
 
 
 class Where(enum.Enum):
@@ -64,6 +69,18 @@ def interrupt_everywhere(
     interrupted, at last after one that was not, and raises an ``AssertionError`` if
     something is held, lost or hung.
     """
+    # In a thread of its own: one that is interrupted by a tracer while it handles an
+    # exception keeps that one.
+    run = partial(_interrupt_everywhere, prepare, call, check, where)
+    in_background(run).result(MOST_SECONDS)
+
+
+def _interrupt_everywhere(
+    prepare: Callable[[], T],
+    call: Callable[[T], Any],
+    check: Callable[[T], Any],
+    where: Where,
+) -> None:
     for number in itertools.count(1):
         state = prepare()
         tracer = _Tracer(number, where)

@@ -71,6 +71,7 @@ def test_private_server() -> None:
     for number, (title, step) in enumerate(zip(found, STEPS), 1):
         assert title.startswith(f"{number}. {step}")
     assert "✗" not in demo.stdout
+    assert "why it was lost, as it logs: " in demo.stdout
     last = demo.stdout.partition(COMPARISON)[2]
     assert "operations/s" in last
     assert "times as many operations per second" in last

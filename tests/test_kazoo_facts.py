@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import logging
+import struct
 import sys
 import threading
 from collections import deque
 from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import kazoo.client
@@ -14,17 +17,29 @@ import kazoo.handlers.threading
 import pytest
 from kazoo.client import KazooClient
 from kazoo.handlers.utils import wrap
+from kazoo.protocol import connection as kazoos_connection
+from kazoo.protocol import serialization
 from kazoo.protocol.connection import ConnectionHandler
-from kazoo.protocol.serialization import ReplyHeader
-from kazoo.protocol.states import Callback, WatchedEvent
+from kazoo.protocol.serialization import (
+    Auth,
+    Create,
+    GetData,
+    ReplyHeader,
+    SetData,
+    Transaction,
+)
+from kazoo.protocol.states import Callback, KeeperState, WatchedEvent
+from kazoo.security import OPEN_ACL_UNSAFE
 
 from kazoo_seqthreading import (
     AsyncResult,
     SequentialThreadingHandler,
     _connection,
     _handler,
+    _kazoo,
 )
 from kazoo_seqthreading._kazoo import (
+    ORDINARY,
     connection_of,
     has_queues,
     in_flight,
@@ -32,9 +47,10 @@ from kazoo_seqthreading._kazoo import (
     results_behind,
     unsent,
 )
+from kazoo_seqthreading._steps import frame_of, outcome_of
 from kazoo_seqthreading._sync import Event
 from kazoo_seqthreading._waiting import would_block_connection
-from tests.concurrency import LIMIT
+from tests.concurrency import LIMIT, Gate
 from tests.internals import core_of
 from tests.support import wait_until
 
@@ -438,6 +454,129 @@ def test_client_closes_both_ends(make_client: MakeClient) -> None:
     assert connection._write_sock is None
 
 
+# -- what tells why a connection ended -------------------------------------------------
+
+
+class Closed(Recording):
+    """Notes how kazoo's connection and client are when a socket is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[bool, object, bool]] = []
+        self.connection: Any = None
+
+    def create_connection(self, *args: Any, **kwargs: Any) -> Any:
+        self.at_connect = _kazoo.is_socket_of(self.connection, None)
+        sock = super().create_connection(*args, **kwargs)
+        close = sock.close
+
+        def note() -> None:
+            self.seen.append(
+                (
+                    _kazoo.is_socket_of(self.connection, sock),
+                    _kazoo.state_of(self.connection),
+                    _kazoo.is_stopped(self.connection),
+                )
+            )
+            close()
+
+        sock.close = note  # type: ignore[method-assign]
+        return sock
+
+
+@pytest.fixture
+def closing(make_client: MakeClient) -> Any:
+    handler = Closed()
+    client = make_client(handler=handler)
+    handler.connection = client._connection
+    client.start()
+    assert handler.at_connect, "a socket is known before it is made"
+    return client
+
+
+def test_connection_of_a_stopped_client(closing: Any) -> None:
+    closing.stop()
+    assert closing.handler.seen == [(True, "CLOSED", True)]
+
+
+@pytest.mark.parametrize(
+    ("cause", "state"),
+    [("_CONNECTION_DROP", "CONNECTING"), ("_SESSION_EXPIRED", _kazoo.EXPIRED)],
+)
+def test_connection_that_is_lost(closing: Any, cause: str, state: str) -> None:
+    closing._queue.append((getattr(kazoos_connection, cause), None))
+    closing._connection._write_sock.send(b"\0")
+    wait_until(lambda: closing.handler.seen)
+    assert closing.handler.seen[0] == (True, state, False)
+
+
+def test_state_of_refused_credentials(closing: Any) -> None:
+    result = closing.add_auth_async("no-such-scheme", "me")
+    result.wait(LIMIT)
+    assert _kazoo.AUTH_FAILED == KeeperState.AUTH_FAILED
+    wait_until(lambda: closing.handler.seen)
+
+
+def test_server_that_was_found(handler: Recording) -> None:
+    connection = KazooClient(handler=handler)._connection
+    assert connection._rw_server is None
+    assert not _kazoo.found_server(connection)
+    connection._rw_server = ("127.0.0.1", 2181)
+    assert _kazoo.found_server(connection)
+
+
+def test_another_kazoo_tells_nothing() -> None:
+    other: Any = object()
+    assert not _kazoo.is_socket_of(other, None)
+    assert not _kazoo.is_stopped(other)
+    assert _kazoo.state_of(other) is None
+    assert not _kazoo.found_server(other)
+
+
+def test_exception_that_ends_the_loop() -> None:
+    assert _kazoo.current_exception() == "for an unknown reason"
+    try:
+        raise ValueError("s3cret")
+    except ValueError:
+        assert _kazoo.current_exception() == "ValueError"
+
+
+def test_operations_have_a_path_and_secrets() -> None:
+    operations = [
+        (Create("/a", b"s3cret", [], 0), "Create /a"),
+        (SetData("/a", b"s3cret", -1), "SetData /a"),
+        (GetData("/a", None), "GetData /a"),
+        (Auth(0, "digest", "s3cret"), "Auth"),
+    ]
+    for operation, name in operations:
+        assert _kazoo.operation_of(operation) == name
+    many = Transaction([Create("/a", b"s3cret", [], 0)] * 3)
+    assert _kazoo.operation_of(many) == "Transaction of 3 operations"
+
+
+def test_code_that_a_connection_thread_runs(client: Any) -> None:
+    (thread,) = core_of(client.handler).connections.threads()
+    ident = thread.history.ident
+    inside = Gate()
+
+    def listener(state: str) -> None:
+        inside()
+
+    wait_until(lambda: _kazoo.foreign_code(sys._current_frames()[ident]) is None)
+    client.add_listener(listener)
+    with inside:
+        client._connection._socket.close()
+        inside.wait_entered()
+        seen = _kazoo.foreign_code(sys._current_frames()[ident])
+        assert seen == _kazoo.foreign_code(sys._current_frames()[ident])
+        client.remove_listener(listener)
+    assert seen is not None
+    _, name, is_listener = seen
+    assert f"listener ({__file__}:" in name
+    assert is_listener
+    assert _kazoo.foreign_code(sys._getframe()) is None
+
+
 # -- a kazoo that is not as expected -------------------------------------------------
 
 
@@ -456,3 +595,79 @@ def test_kazoo_that_is_not_recognised(
     client.set("/node", b"other")
     assert changed.wait(LIMIT)
     assert client._connection._socket.framed is False
+
+
+# -- a step in a caller's thread -------------------------------------------------------
+
+ACLS = OPEN_ACL_UNSAFE
+STAT = struct.pack("!qqqqiiiqiiq", *range(11))
+REQUESTS = [
+    serialization.Create("/a", b"data", ACLS, 1),
+    serialization.Create2("/a", b"data", ACLS, 1),
+    serialization.Delete("/a", 3),
+    serialization.Exists("/a", None),
+    serialization.GetACL("/a"),
+    serialization.GetChildren("/a", None),
+    serialization.GetChildren2("/a", None),
+    serialization.GetData("/a", None),
+    serialization.Reconfig("a", "b", "c", 7),
+    serialization.SetACL("/a", ACLS, 3),
+    serialization.SetData("/a", b"data", 3),
+    serialization.Sync("/a"),
+    serialization.CheckVersion("/a", 3),
+    serialization.Transaction([serialization.Delete("/a", 3)]),
+]
+
+
+def test_requests_are_all_that_are_ordinary() -> None:
+    assert {type(request) for request in REQUESTS} == ORDINARY
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda one: type(one).__name__)
+def test_frame_of_a_request(request_: Any) -> None:
+    written: list[bytes] = []
+    kazoos: Any = SimpleNamespace(
+        logger=logging.getLogger("kazoo.client"),
+        _write=lambda data, timeout: written.append(bytes(data)),
+    )
+    ConnectionHandler._submit(kazoos, request_, 1.0, 42)
+    assert written == [frame_of(request_, 42)]
+
+
+@pytest.mark.parametrize(
+    ("request_", "error", "reply"),
+    [
+        (serialization.Delete("/a", 3), 0, b""),
+        (serialization.GetData("/a", None), 0, b"\0\0\0\x04data" + STAT),
+        (serialization.GetData("/a", None), -101, b""),
+        (serialization.Exists("/a", None), 0, STAT),
+        (serialization.Exists("/a", None), -101, b""),
+        (serialization.Exists("/a", None), -102, b""),
+        (serialization.Create("/a", b"", ACLS, 0), 0, b"\0\0\0\x07/root/a"),
+        (serialization.Create("/a", b"", ACLS, 0), -110, b""),
+        (serialization.Create("/a", b"", ACLS, 0), -9999, b""),
+        (
+            serialization.Transaction([serialization.Create("/a", b"", ACLS, 0)]),
+            0,
+            struct.pack("!iBi", 1, False, 0)
+            + b"\0\0\0\x07/root/a"
+            + struct.pack("!iBi", -1, True, -1),
+        ),
+    ],
+)
+def test_outcome_of_a_reply(request_: Any, error: int, reply: bytes) -> None:
+    """It is that of kazoo's own method."""
+    client: Any = KazooClient(hosts="127.0.0.1:1/root")
+    outcomes: list[tuple[Any, Any]] = []
+    result = SimpleNamespace(
+        set=lambda value: outcomes.append((value, None)),
+        set_exception=lambda exception: outcomes.append((None, exception)),
+    )
+    client._pending.append((request_, result, 42))
+    frame = struct.pack("!iiqi", 16 + len(reply), 42, 7, error) + reply
+    header = serialization.ReplyHeader(42, 7, error)
+    client._connection._read_response(header, frame[4:], 16)
+    value, exception = outcome_of(client, request_, error, frame)
+    ((expected, raised),) = outcomes
+    assert (value, type(exception)) == (expected, type(raised))
+    assert client.last_zxid == 7

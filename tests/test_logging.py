@@ -108,7 +108,7 @@ def test_no_secret_of_a_client_is_logged(
         inside.wait_entered()
         client.get_async("/secret").rawlink(partial(fail, VALUE))
         wait_until(lambda: logged(log)["watchdog", "WARNING"])
-        assert_no_secret(repr(handler), repr(handler.stats()))
+        assert_no_secret(repr(handler), repr(handler.stats()), handler.report())
         client.stop()  # does not wait for the callback
     wait_until(lambda: logged(log)["worker", "ERROR"] == 3)  # what was behind it
     handler.completion_queue.put(partial(fail, VALUE, VALUE))  # runs here
@@ -118,7 +118,7 @@ def test_no_secret_of_a_client_is_logged(
         ("handler", "ERROR"),
     }
     assert_none_logged(log)
-    assert_no_secret(repr(handler), repr(handler.stats()))
+    assert_no_secret(repr(handler), repr(handler.stats()), handler.report())
 
 
 def test_no_secret_of_a_key_is_in_an_error(
@@ -148,6 +148,7 @@ def test_no_secret_of_a_key_is_in_an_error(
     with pytest.raises(handler.timeout_exception) as timed_out:
         client.start(timeout=0.5)
     assert_no_secret(str(timed_out.value), repr(handler), repr(handler.stats()))
+    assert_no_secret(handler.report())
     assert_none_logged(log)
 
 

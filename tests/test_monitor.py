@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kazoo_seqthreading import SequentialThreadingHandler
-from kazoo_seqthreading._monitor import Watchdog, report
+from kazoo_seqthreading._monitor import Watch, Watchdog, report
 from kazoo_seqthreading._stats import Tally
 from kazoo_seqthreading._worker import Worker
 from tests.concurrency import LIMIT, RAISED, Gate, in_thread, make_exception
@@ -463,3 +463,17 @@ def test_heartbeats_in_time_are_no_news(
     wait_until(lambda: client.handler.stats().requests >= requests + 2, LIMIT)
     settle()
     assert messages(caplog, CONNECTION) == []
+
+
+def test_watch_that_fails_harms_no_other(
+    impatient: SequentialThreadingHandler, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Fails(Watch):
+        def _look(self, first: bool) -> float | None:
+            looked.set()
+            raise ValueError("on purpose")
+
+    looked = threading.Event()
+    Fails().arm()
+    assert looked.wait(LIMIT)
+    assert_warned_of_a_slow_callback(impatient.completion_queue.put, caplog)

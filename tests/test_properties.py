@@ -27,6 +27,7 @@ from kazoo_seqthreading._stats import Tally
 from kazoo_seqthreading._tls import Codec
 from kazoo_seqthreading._worker import Worker
 from tests.concurrency import LIMIT, Gate, frequent_switches, together
+from tests.internals import begin_frames
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -365,7 +366,7 @@ def connect(certificates: Certificates | None) -> Ends:
             partial(shake_hands, tls, incoming, outgoing, peer),
         )
     connection = Connection(ours, codec)
-    connection.wait(None, 0)  # frames begin with it
+    begin_frames(connection)
     return Ends(connection, peer, tls, outgoing)
 
 

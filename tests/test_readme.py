@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ast
 import http.client
+import math
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,7 +26,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import kazoo_seqthreading
+from kazoo_seqthreading._disconnects import CAUSES
 from tests.background import LIMIT
+from tests.faults import test_bytes, test_causes, test_faults, test_growth
 from tests.support import ROOT, run_python, wait_until
 
 if TYPE_CHECKING:
@@ -64,8 +69,11 @@ def names(
     monkeypatch.setitem(sys.modules, "celery.signals", celery)
     namespace: dict[str, Any] = {"__name__": "readme"}
     clients: dict[int, Any] = {}
+    on_signal: Any = signal.getsignal(signal.SIGUSR1)
     try:
         for block in blocks():
+            if "opentelemetry" in block:
+                continue  # it has a test of its own
             # Whoever copies a block has a server there; here it is the test's.
             source = block.replace("127.0.0.1:2181", hosts)
             exec(compile(source, "README.rst", "exec"), namespace)
@@ -75,6 +83,8 @@ def names(
         namespace["output"] = capsys.readouterr().out
         yield namespace
     finally:
+        if on_signal is not None:
+            signal.signal(signal.SIGUSR1, on_signal)
         for client in clients.values():
             client.stop()
             client.close()
@@ -108,6 +118,56 @@ def test_prometheus(names: dict[str, Any]) -> None:
     assert families["zk_requests"].samples[0].value > 0
     queues = {sample.labels["queue"] for sample in families["zk_queue_depth"].samples}
     assert queues == {"completions", "watches"}
+    assert families["zk_disconnects"].type == "counter"
+    trips = families["zk_round_trip_seconds"]
+    assert trips.type == "histogram"
+    values = {
+        (sample.name.rpartition("_")[2], *sorted(sample.labels.values())): sample.value
+        for sample in trips.samples
+    }
+    for part in ("client", "server"):
+        assert values["bucket", "+Inf", part] == values["count", part] > 0
+        assert 0 < values["sum", part] < 60
+
+
+def test_opentelemetry(client: Any) -> None:
+    sdk = pytest.importorskip("opentelemetry.sdk.metrics")
+    export = pytest.importorskip("opentelemetry.sdk.metrics.export")
+    from opentelemetry import metrics
+
+    (block,) = (block for block in blocks() if "opentelemetry" in block)
+    reader = export.InMemoryMetricReader()
+    provider = sdk.MeterProvider([reader])
+    metrics.set_meter_provider(provider)
+    exec(compile(block, "README.rst", "exec"), {"client": client})
+    client.exists("/")
+    lost = threading.Event()
+    client.add_listener(lambda state: lost.set())
+    client._connection._socket.close()
+    assert lost.wait(LIMIT)
+    wait_until(lambda: client.handler.stats().disconnects)
+    (resource,) = reader.get_metrics_data().resource_metrics
+    (scope,) = resource.scope_metrics
+    found = {
+        metric.name: {
+            tuple(point.attributes.values()): point.value
+            for point in metric.data.data_points
+        }
+        for metric in scope.metrics
+    }
+    provider.shutdown()
+    assert found["zookeeper.disconnects"] == {("thread",): 1}
+    assert set(found["zookeeper.round_trip.sum"]) == {("server",), ("client",)}
+    buckets = found["zookeeper.round_trip.bucket"]
+    assert buckets["server", math.inf] > 0
+    assert buckets["client", 10.0] <= buckets["client", math.inf]
+
+
+def test_report_of_a_signal(
+    names: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    names["print_report"](signal.SIGTERM, None)
+    assert capsys.readouterr().err.startswith("kazoo-seqthreading ")
 
 
 def test_tls(
@@ -135,9 +195,9 @@ def test_subclass(names: dict[str, Any], make_client: MakeClient) -> None:
 
 
 def test_celery(names: dict[str, Any]) -> None:
-    client, signal = names["client"], names["worker_process_init"]
+    client, initialised = names["client"], names["worker_process_init"]
     assert not client.connected
-    signal.send()
+    initialised.send()
     assert client.connected
     assert client.get_children("/") == []
 
@@ -280,6 +340,39 @@ def test_situations() -> None:
             stock = "\\-" if not_run[test] else "fails" if fails[test] else "holds"
             expected.append((stock, "holds", test))
         assert SITUATION.findall(table) == expected, name
+
+
+# -- the faults ------------------------------------------------------------------------
+
+
+def declared_causes() -> dict[str, str]:
+    """Return the causes that each test of the fault suite is marked with."""
+    declared = {}
+    for module in (test_bytes, test_faults, test_growth, test_causes):
+        for name, test in vars(module).items():
+            marks = {mark.name: mark for mark in getattr(test, "pytestmark", ())}
+            if name.startswith("test_"):
+                scenario = (test.__doc__ or "").partition("\n")[0].rstrip(".")
+                declared[scenario] = ", ".join(marks["causes"].args) or "none"
+    return declared
+
+
+def test_causes_of_faults() -> None:
+    _, _, section = README.partition("\nFaults\n------\n")
+    table = section.partition("\n\nMigration\n")[0].splitlines()
+    rows = (re.split(r"  +", line) for line in table)
+    documented = {row[0]: row[3] for row in rows if len(row) == 4}
+    assert documented.pop("Fault") == "cause"
+    documented = {k: v for k, v in documented.items() if not k.startswith("=")}
+    declared = declared_causes()
+    left_out = declared.keys() - documented.keys()
+    assert documented == {name: declared[name] for name in documented}
+    assert left_out == {
+        "Connections cut at every offset of a frame",
+        "No more threads, descriptors or memory after a thousand reconnections",
+    }
+    named = {cause for causes in documented.values() for cause in causes.split(", ")}
+    assert named - {"none"} <= CAUSES.keys()
 
 
 # -- the versions ----------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import pickle
 import threading
 from typing import Any
 
@@ -30,21 +32,21 @@ def test_queues() -> None:
             handler.dispatch_callback(Callback("watch", function, ()))
         assert entered.wait(10)
         watches = handler.stats().watches
-        assert (watches.depth, watches.run, watches.failed) == (1, 0, 0)
-        assert watches.running is not None
-        assert watches.running.endswith("test_queues.<locals>.block")
-        assert watches.running_for >= 0.0
+        assert (watches.depth, watches.runs, watches.failures) == (1, 0, 0)
+        assert watches.current_callback is not None
+        assert watches.current_callback.endswith("test_queues.<locals>.block")
+        assert watches.current_run_seconds >= 0.0
         release.set()
         after = wait_until(
-            lambda: [one for one in [handler.stats().watches] if one.run == 2]
+            lambda: [one for one in [handler.stats().watches] if one.runs == 2]
         )[0]
-        assert (after.depth, after.failed, after.running) == (0, 1, None)
-        assert 0 < after.longest_run <= after.run_time
-        assert 0 < after.longest_wait <= after.waiting_time
+        assert (after.depth, after.failures, after.current_callback) == (0, 1, None)
+        assert 0 < after.longest_run_seconds <= after.run_seconds_total
+        assert 0 < after.longest_wait_seconds <= after.wait_seconds_total
         handler.stop()
         handler.start()
-        assert handler.stats().watches.run == 2  # goes on over a restart
-        assert handler.stats().completions.run == 0
+        assert handler.stats().watches.runs == 2  # goes on over a restart
+        assert handler.stats().completions.runs == 0
     finally:
         release.set()
         handler.stop()
@@ -74,6 +76,28 @@ def test_traffic(client: Any) -> None:
     assert after.bytes_sent - before.bytes_sent >= 550 * 16
     assert after.bytes_received - before.bytes_received >= 550 * 20
     assert after.wake_ups > before.wake_ups
+
+
+def test_connections(client: Any) -> None:
+    client.exists("/")
+    (connection,) = client.handler.stats().connections
+    peer = client._connection._socket.getpeername()
+    assert connection.server == f"{peer[0]}:{peer[1]}"
+    assert connection.session_id == client.client_id[0]
+    assert connection.session_timeout_seconds == client._session_timeout / 1000
+    assert 0 <= connection.unheard_seconds <= connection.connected_seconds
+    assert connection.requests_unanswered == 0
+    assert connection.oldest_unanswered_seconds == 0.0
+    client.stop()
+    assert client.handler.stats().connections == ()
+    assert client.handler.stats().disconnects_by_cause == {}
+
+
+def test_stats_can_be_sent_elsewhere(client: Any) -> None:
+    client.exists("/")
+    stats = client.handler.stats()
+    assert pickle.loads(pickle.dumps(stats)) == stats
+    assert dataclasses.replace(stats, running=False) != stats
 
 
 def test_failed_connections(make_client: MakeClient) -> None:

@@ -62,7 +62,7 @@ def turn_of(client: Any) -> Any:
     return client._connection._socket._turn
 
 
-def led_by(client: Any) -> list[Any]:
+def led_by(client: Any) -> Any:
     """Return the callers that poll the client's socket themselves."""
     turn = turn_of(client)
     return [] if turn is None else turn._leaders
@@ -71,9 +71,11 @@ def led_by(client: Any) -> list[Any]:
 def wait_until_asleep(client: Any) -> None:
     def is_asleep() -> bool:
         turn = turn_of(client)
-        return turn is not None and bool(turn._tokens)
+        busy = client._pending or client._queue
+        return turn is not None and not busy and bool(turn._tokens)
 
     wait_until(is_asleep)
+    turn_of(client)._rest = 0  # two threads may have made requests at once
 
 
 @contextmanager
@@ -357,7 +359,6 @@ def check_that_it_goes_on(client: Any, made: int, _: object = None) -> None:
 
 def prepare(client: Any) -> None:
     client.get("/node")
-    turn_of(client)._rest = 0
     wait_until_asleep(client)
 
 

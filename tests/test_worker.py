@@ -115,7 +115,7 @@ def test_callbacks_of_many_threads_never_overlap(workers: Workers) -> None:
     with frequent_switches():
         together(*(partial(put, thread) for thread in range(3)))
         settle(worker)
-    assert worker.stats().failed == 0
+    assert worker.stats().failures == 0
     for thread in range(3):
         assert [n for one, n in seen if one == thread] == list(range(200))
 
@@ -365,8 +365,8 @@ def test_nothing_a_callback_raises_ends_the_thread(
     )
     assert record.exc_info is not None
     assert isinstance(record.exc_info[1], type(make_exception(name)))
-    wait_until(lambda: worker.stats().run == 3)
-    assert worker.stats().failed == 1
+    wait_until(lambda: worker.stats().runs == 3)
+    assert worker.stats().failures == 1
 
 
 def test_callback_that_cannot_be_named_ends_nothing(workers: Workers) -> None:
@@ -538,7 +538,7 @@ def test_abandoned_worker_counts_nothing_more(workers: Workers) -> None:
         worker.abandon()
     workers.wait_ended(worker)
     assert tally.run == 0
-    assert worker.stats().run == 1
+    assert worker.stats().runs == 1
 
 
 # -- rule 7: no lock -------------------------------------------------------------------
@@ -703,15 +703,15 @@ def test_counts(workers: Workers) -> None:
     assert running[0] is inside
     worker.put(do_nothing)
     assert (worker.qsize(), worker.empty()) == (1, False)
-    assert worker.stats().running == "tests.concurrency.Gate"
-    assert worker.stats().running_for > 0
+    assert worker.stats().current_callback == "tests.concurrency.Gate"
+    assert worker.stats().current_run_seconds > 0
     assert repr(worker) == f"<Worker {worker.name} queued=1 ended=False>"
     inside.open()
-    wait_until(lambda: worker.stats().run == 2)
+    wait_until(lambda: worker.stats().runs == 2)
     stats = worker.stats()
-    assert (stats.depth, stats.failed, stats.running) == (0, 0, None)
-    assert 0 < stats.longest_run <= stats.run_time
-    assert 0 < stats.longest_wait <= stats.waiting_time
+    assert (stats.depth, stats.failures, stats.current_callback) == (0, 0, None)
+    assert 0 < stats.longest_run_seconds <= stats.run_seconds_total
+    assert 0 < stats.longest_wait_seconds <= stats.wait_seconds_total
     worker.close()
     workers.wait_ended(worker)
     assert repr(worker) == f"<Worker {worker.name} queued=0 ended=True>"
@@ -757,7 +757,7 @@ def test_queue_of_the_users(workers: Workers) -> None:
     assert seen == ["before the start", "past the worker", "put"]
     worker.close()
     workers.wait_ended(worker)
-    assert (theirs.empty(), worker.stats().run) == (True, 4)
+    assert (theirs.empty(), worker.stats().runs) == (True, 4)
 
 
 def test_join_of_a_closed_worker(workers: Workers) -> None:

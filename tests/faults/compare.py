@@ -6,7 +6,9 @@
 
 Each test runs in a process of its own, which is killed when it takes longer than
 ``--limit`` seconds: then the scenario counts as hung. Where a scenario has several
-tests (TCP and TLS, ways to cut), its row holds the worst that became of them.
+tests (TCP and TLS, ways to cut), its row holds the worst that became of them. The last
+column has the causes that our handler names, which the tests check; "-" is a test that
+does not run with kazoo's handler.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).resolve().parent.parent.parent
 HANDLERS = ("kazoo", "ours")
 #: From best to worst.
-OUTCOMES = ("ok", "fails", "never recovers", "hangs")
+OUTCOMES = ("-", "ok", "fails", "never recovers", "hangs")
 #: What the message of a failure has to say for the last two.
 SIGNS = {
     "never recovers": "does not work",
@@ -54,8 +56,8 @@ def collect(marker: str, keyword: str) -> list[str]:
     return tests
 
 
-def run(test: str, handler: str, limit: float) -> tuple[str, str, str]:
-    """Run one test; return the scenario, the outcome, and what went wrong."""
+def run(test: str, handler: str, limit: float) -> tuple[str, str, str, str]:
+    """Run one test; return scenario, causes, outcome, and what went wrong."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
         command = pytest_command(
@@ -79,29 +81,31 @@ def run(test: str, handler: str, limit: float) -> tuple[str, str, str]:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            return "", "hangs", f"not done within {limit:.0f} s"
+            return "", "", "hangs", f"not done within {limit:.0f} s"
         if not report.exists():
-            return "", "hangs", "the test was cut off"
+            return "", "", "hangs", "the test was cut off"
         return parse(report)
 
 
-def parse(report: Path) -> tuple[str, str, str]:
-    """Return what *report* says: scenario, outcome, and what went wrong."""
+def parse(report: Path) -> tuple[str, str, str, str]:
+    """Return what *report* says: scenario, causes, outcome, and what went wrong."""
     case = ElementTree.parse(report).getroot().find(".//testcase")
     if case is None:
-        return "", "fails", "was not run"
+        return "", "", "fails", "was not run"
     properties = {one.get("name"): one.get("value") for one in case.iter("property")}
-    scenario = properties.get("scenario") or ""
+    scenario, causes = properties.get("scenario") or "", properties.get("causes") or ""
+    if case.find("skipped") is not None:
+        return scenario, causes, "-", ""
     problem = case.find("failure")
     if problem is None:
         problem = case.find("error")
     if problem is None:
-        return scenario, "ok", ""
+        return scenario, causes, "ok", ""
     text = problem.get("message", "")
     outcome = next(
         (outcome for outcome, signs in SIGNS.items() if re.search(signs, text)), "fails"
     )
-    return scenario, outcome, text.partition("\n")[0]
+    return scenario, causes, outcome, text.partition("\n")[0]
 
 
 def table(rows: list[tuple[str, ...]]) -> str:
@@ -123,19 +127,23 @@ def main() -> None:
     tests = collect(marker, arguments.keyword)
     worst: dict[str, dict[str, int]] = defaultdict(dict)
     scenarios: dict[str, str] = {}
+    all_causes: dict[str, str] = {}
     for number, test in enumerate(tests, 1):
         for handler in HANDLERS:
-            scenario, outcome, problem = run(test, handler, arguments.limit)
+            scenario, causes, outcome, problem = run(test, handler, arguments.limit)
             function = test.partition("[")[0]
             scenarios[function] = scenario or scenarios.get(function, function)
+            all_causes[function] = causes or all_causes.get(function, "")
             rank = OUTCOMES.index(outcome)
             worst[function][handler] = max(worst[function].get(handler, 0), rank)
             text = f"[{number}/{len(tests)}] {handler}: {outcome} {test} {problem}"
             print(text, file=sys.stderr, flush=True)
-    rows: list[tuple[str, ...]] = [("Fault", "kazoo's handler", "this handler")]
+    rows: list[tuple[str, ...]] = [
+        ("Fault", "kazoo's handler", "this handler", "cause")
+    ]
     for function, outcomes in worst.items():
         marks = [OUTCOMES[outcomes[handler]] for handler in HANDLERS]
-        rows.append((scenarios[function], *marks))
+        rows.append((scenarios[function], *marks, all_causes[function]))
     text = table(rows)
     print(text)
     if arguments.output is not None:

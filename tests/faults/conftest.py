@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import logging
 import ssl
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
 
-from tests.faults.load import Load, close, new_client
+from tests.faults.load import Load, close, handlers, new_client
 from tests.faults.proxy import Proxy
 from tests.support import make_tls
 from tests.zookeeper import HOST, Node, ZooKeeper
@@ -75,6 +76,32 @@ def scenario(request: pytest.FixtureRequest, record_property: Any) -> None:
     """Leave in the report what the test is about, for ``compare.py``."""
     text = inspect.getdoc(request.function) or request.node.name
     record_property("scenario", text.partition("\n")[0].rstrip("."))
+    marker = request.node.get_closest_marker("causes")
+    record_property(
+        "causes", "" if marker is None else ", ".join(marker.args) or "none"
+    )
+
+
+@pytest.fixture(autouse=True)
+def causes(request: pytest.FixtureRequest, stock: bool) -> Iterator[None]:
+    """Compare why connections were lost with what the test is marked with.
+
+    ``causes("closed", "reset", also=("silent",))``: for one of the first at least, and
+    for nothing else, but perhaps for those in *also*. Without arguments none is lost.
+    """
+    marker = request.node.get_closest_marker("causes")
+    handlers.clear()
+    yield
+    found = Counter[str]()
+    if not stock:
+        for handler in handlers:
+            found.update(handler.stats().disconnects_by_cause)
+    handlers.clear()
+    if marker is None or stock or marker.kwargs.get("in_process"):
+        return  # or another process tells
+    allowed = {*marker.args, *marker.kwargs.get("also", ())}
+    assert found.keys() <= allowed, f"{found}, not only {allowed}"
+    assert bool(found.keys() & set(marker.args)) == bool(marker.args), found
 
 
 @pytest.fixture

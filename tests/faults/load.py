@@ -79,12 +79,17 @@ REFUSED = (SessionExpiredError, ConnectionClosedError)
 RETRY = {"max_tries": -1, "delay": 0.02, "backoff": 2, "max_delay": 0.3}
 
 
+#: The handlers of all clients that a test has made.
+handlers: list[Any] = []
+
+
 def new_client(handler_class: type[Any], hosts: str, **options: Any) -> Any:
     """Return an unstarted client that reconnects quickly, and for ever."""
+    handlers.append(handler_class())
     options.setdefault("timeout", SESSION)
     options.setdefault("connection_retry", dict(RETRY))
     options.setdefault("command_retry", dict(RETRY))
-    return KazooClient(hosts, handler=handler_class(), **options)
+    return KazooClient(hosts, handler=handlers[-1], **options)
 
 
 def close(client: Any, bound: float = BOUND) -> str:

@@ -66,6 +66,25 @@ class Delay(Fault):
         await pipe.write(data)
 
 
+class Lag(Fault):
+    """Every chunk arrives so many seconds later, and holds up none behind it."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def relay(self, data: bytes, pipe: Pipe) -> None:
+        task = asyncio.ensure_future(self._relay_later(data, pipe))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _relay_later(self, data: bytes, pipe: Pipe) -> None:
+        await asyncio.sleep(self._seconds)
+        with suppress(RuntimeError):  # it was closed meanwhile
+            await pipe.write(data)
+
+
 class Slices(Fault):
     """Everything is cut into slices of *size* bytes, each sent on its own.
 

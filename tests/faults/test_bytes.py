@@ -32,10 +32,11 @@ pytestmark = pytest.mark.timeout(120)
 Connect = Callable[..., Any]
 
 full = pytest.mark.faults
+causes = pytest.mark.causes
 plain_by_default = pytest.mark.parametrize(
-    "server", ["tcp", pytest.param("tls", marks=full)], indirect=True
+    "new_ensemble", ["tcp", pytest.param("tls", marks=full)], indirect=True
 )
-tls_only = pytest.mark.parametrize("server", ["tls"], indirect=True)
+tls_only = pytest.mark.parametrize("new_ensemble", ["tls"], indirect=True)
 
 VALUE = bytes(range(40))
 #: More bytes than a reply with VALUE has, with or without TLS.
@@ -65,6 +66,7 @@ def frames_in(stream: bytearray) -> list[bytes]:
 
 @plain_by_default
 @pytest.mark.parametrize("way", ["down", pytest.param("up", marks=full)])
+@causes()
 def test_split_at_every_offset(proxy: Proxy, connect: Connect, way: str) -> None:
     """Frames split at every offset"""
     client = connect(proxy)
@@ -80,6 +82,7 @@ def test_split_at_every_offset(proxy: Proxy, connect: Connect, way: str) -> None
 @full
 @pytest.mark.parametrize("how", [FIN, RST])
 @pytest.mark.parametrize("way", ["up", "down"])
+@causes("closed", "reset")
 def test_cut_at_every_offset(
     proxy: Proxy, connect: Connect, way: str, how: str
 ) -> None:
@@ -105,6 +108,7 @@ def test_cut_at_every_offset(
 
 
 @plain_by_default
+@causes()
 def test_large_replies(proxy: Proxy, connect: Connect) -> None:
     """Replies as large as a buffer, and larger"""
     client = connect(proxy)
@@ -121,6 +125,7 @@ def test_large_replies(proxy: Proxy, connect: Connect) -> None:
 
 
 @plain_by_default
+@causes()
 def test_large_both_ways(proxy: Proxy, connect: Connect) -> None:
     """Values of 1 MB in both directions at once"""
     client = connect(proxy)
@@ -139,6 +144,7 @@ def test_large_both_ways(proxy: Proxy, connect: Connect) -> None:
 
 
 @plain_by_default
+@causes()
 def test_reads_while_it_cannot_write(own_tls_proxy: Proxy, connect: Connect) -> None:
     """Replies arrive while the send buffer is full"""
     proxy = own_tls_proxy
@@ -163,6 +169,7 @@ def test_reads_while_it_cannot_write(own_tls_proxy: Proxy, connect: Connect) -> 
 
 
 @plain_by_default
+@causes()
 def test_peer_that_reads_slowly(proxy: Proxy, connect: Connect) -> None:
     """Large writes to a peer that reads slowly"""
     client = connect(proxy, timeout=15.0)
@@ -177,8 +184,9 @@ def test_peer_that_reads_slowly(proxy: Proxy, connect: Connect) -> None:
     assert not states
 
 
-@pytest.mark.parametrize("server", ["tls"], indirect=True)
+@pytest.mark.parametrize("new_ensemble", ["tls"], indirect=True)
 @pytest.mark.parametrize("size", [1, 13, 100, 16384])
+@causes()
 def test_records(own_tls_proxy: Proxy, connect: Connect, size: int) -> None:
     """TLS records that hold a byte, half a frame, a hundred frames"""
     client = connect(own_tls_proxy)
@@ -195,6 +203,7 @@ def test_records(own_tls_proxy: Proxy, connect: Connect, size: int) -> None:
 
 
 @plain_by_default
+@causes()
 def test_nothing_is_sent_twice(own_tls_proxy: Proxy, connect: Connect) -> None:
     """Each request is sent once and in order, however little the socket takes"""
     own_tls_proxy.up = seen = Record(pause=0.01)
@@ -217,6 +226,7 @@ def test_nothing_is_sent_twice(own_tls_proxy: Proxy, connect: Connect) -> None:
 
 
 @plain_by_default
+@causes("closed", "reset")
 def test_late_errors(proxy: Proxy, connect: Connect) -> None:
     """A connection that breaks while requests leave: each one succeeds or is lost"""
     client = connect(proxy)

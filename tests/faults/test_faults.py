@@ -45,6 +45,11 @@ full = pytest.mark.faults
 
 IN_ORDER = {"randomize_hosts": False}
 
+causes = pytest.mark.causes
+#: The end of a connection, as the system tells it.
+cut = causes("closed", "reset")
+cut_or_expired = causes("closed", "reset", also=("expired",))
+
 
 def rare(value: str) -> Any:
     """Return a parameter that is left out by default."""
@@ -52,13 +57,14 @@ def rare(value: str) -> Any:
 
 
 #: By default over TCP, and over TLS with all the rest.
-short = pytest.mark.parametrize("ensemble", ["tcp", rare("tls")], indirect=True)
+short = pytest.mark.parametrize("new_ensemble", ["tcp", rare("tls")], indirect=True)
 
 
 # -- servers ---------------------------------------------------------------------------
 
 
 @short
+@cut
 def test_leader_killed(ensemble: Ensemble) -> None:
     """``kill -9`` of the leader"""
     leader = ensemble.zookeeper.leader()
@@ -71,6 +77,7 @@ def test_leader_killed(ensemble: Ensemble) -> None:
 
 
 @full
+@cut
 def test_follower_killed(ensemble: Ensemble) -> None:
     """``kill -9`` of the follower that the clients are connected to"""
     follower = ensemble.zookeeper.followers()[0]
@@ -83,6 +90,7 @@ def test_follower_killed(ensemble: Ensemble) -> None:
 
 
 @short
+@cut_or_expired
 def test_all_killed(ensemble: Ensemble) -> None:
     """``kill -9`` of all servers, and a restart"""
     with ensemble.load() as load:
@@ -97,6 +105,7 @@ def test_all_killed(ensemble: Ensemble) -> None:
 
 @full
 @pytest.mark.parametrize("role", ["leader", "follower"])
+@causes("silent", also=("closed", "reset", "expired"))
 def test_server_suspended(ensemble: Ensemble, role: str) -> None:
     """``SIGSTOP`` of the server that the clients are connected to"""
     zookeeper = ensemble.zookeeper
@@ -111,6 +120,7 @@ def test_server_suspended(ensemble: Ensemble, role: str) -> None:
 
 
 @full
+@cut
 def test_rolling_restart(ensemble: Ensemble) -> None:
     """A rolling restart"""
     with ensemble.load() as load:
@@ -127,6 +137,7 @@ def test_rolling_restart(ensemble: Ensemble) -> None:
 
 @short
 @pytest.mark.parametrize("how", [RST, rare(FIN), rare(HALF)])
+@cut
 def test_cut(ensemble: Ensemble, proxies: Proxies, how: str) -> None:
     """All connections cut"""
     with ensemble.load(proxies.hosts) as load:
@@ -138,6 +149,7 @@ def test_cut(ensemble: Ensemble, proxies: Proxies, how: str) -> None:
 
 @short
 @pytest.mark.parametrize("how", [RST, rare(FIN)])
+@cut
 def test_cut_mid_frame(ensemble: Ensemble, proxies: Proxies, how: str) -> None:
     """Connections cut in the middle of a frame"""
     with ensemble.load(proxies.hosts) as load:
@@ -150,6 +162,7 @@ def test_cut_mid_frame(ensemble: Ensemble, proxies: Proxies, how: str) -> None:
 
 
 @short
+@causes()
 def test_byte_by_byte(ensemble: Ensemble, proxies: Proxies) -> None:
     """Everything arrives byte by byte"""
     proxies.up(Slices(1))
@@ -160,6 +173,7 @@ def test_byte_by_byte(ensemble: Ensemble, proxies: Proxies) -> None:
 
 
 @full
+@causes()
 def test_joined_and_split(ensemble: Ensemble, proxies: Proxies) -> None:
     """Frames joined, and split elsewhere"""
     with ensemble.load(proxies.hosts) as load:
@@ -174,6 +188,7 @@ def test_joined_and_split(ensemble: Ensemble, proxies: Proxies) -> None:
 
 
 @full
+@causes()
 def test_delay(ensemble: Ensemble, proxies: Proxies) -> None:
     """A slow network: 200 ms each way"""
     with ensemble.load(proxies.hosts) as load:
@@ -185,6 +200,7 @@ def test_delay(ensemble: Ensemble, proxies: Proxies) -> None:
 
 
 @full
+@causes()
 def test_throttled(ensemble: Ensemble, proxies: Proxies) -> None:
     """A narrow network: 10 kB/s each way"""
     with ensemble.load(proxies.hosts) as load:
@@ -198,6 +214,7 @@ def test_throttled(ensemble: Ensemble, proxies: Proxies) -> None:
 
 @short
 @pytest.mark.parametrize("way", ["both", rare("up"), rare("down")])
+@causes("silent", also=("expired",))
 def test_black_hole(ensemble: Ensemble, proxies: Proxies, way: str) -> None:
     """A network that swallows everything, one way or both"""
     with ensemble.load(proxies.hosts) as load:
@@ -213,6 +230,7 @@ def test_black_hole(ensemble: Ensemble, proxies: Proxies, way: str) -> None:
 
 
 @full
+@causes("silent", also=("expired",))
 def test_black_hole_under_a_flood(ensemble: Ensemble, proxies: Proxies) -> None:
     """A network that swallows everything while requests never cease"""
     client = ensemble.client(proxies.hosts)
@@ -237,6 +255,7 @@ def test_black_hole_under_a_flood(ensemble: Ensemble, proxies: Proxies) -> None:
 
 
 @full
+@causes("silent", "closed", "reset", also=("expired",))
 def test_full_send_buffer(ensemble: Ensemble, proxies: Proxies) -> None:
     """A server that does not read, and large writes until nothing more goes out"""
     with ensemble.load(proxies.hosts) as load:
@@ -265,6 +284,7 @@ GARBAGE = {
 
 @short
 @pytest.mark.parametrize("kind", GARBAGE)
+@causes("invalid", "tls")
 def test_garbage(ensemble: Ensemble, proxies: Proxies, kind: str) -> None:
     """Garbage from the server"""
     with ensemble.load(proxies.hosts) as load:
@@ -277,6 +297,7 @@ def test_garbage(ensemble: Ensemble, proxies: Proxies, kind: str) -> None:
 
 
 @short
+@causes("expired", also=("silent",))
 def test_session_expires(ensemble: Ensemble, proxies: Proxies) -> None:
     """Sessions expire"""
     with ensemble.load(proxies.hosts) as load:

@@ -32,7 +32,7 @@ Connect = Callable[..., Any]
 
 full = pytest.mark.faults
 plain_by_default = pytest.mark.parametrize(
-    "server", ["tcp", pytest.param("tls", marks=full)], indirect=True
+    "new_ensemble", ["tcp", pytest.param("tls", marks=full)], indirect=True
 )
 
 RETRY = {"max_tries": -1, "delay": 0.001, "max_delay": 0.1}
@@ -91,6 +91,7 @@ def no_growth() -> Iterator[None]:
 
 @pytest.mark.parametrize("times", [40, pytest.param(1000, marks=full)])
 @plain_by_default
+@pytest.mark.causes("closed", "reset")
 def test_reconnections(proxy: Proxy, connect: Connect, times: int) -> None:
     """No more threads, descriptors or memory after a thousand reconnections"""
     client = connect(proxy, connection_retry=RETRY)
@@ -127,6 +128,7 @@ def test_reconnections(proxy: Proxy, connect: Connect, times: int) -> None:
 
 @pytest.mark.parametrize("times", [20, pytest.param(300, marks=full)])
 @plain_by_default
+@pytest.mark.causes()
 def test_restarts(proxy: Proxy, connect: Connect, times: int) -> None:
     """No more threads, descriptors or memory after hundreds of restarts"""
     client = connect(proxy)
@@ -140,6 +142,7 @@ def test_restarts(proxy: Proxy, connect: Connect, times: int) -> None:
 
 
 @plain_by_default
+@pytest.mark.causes("silent")
 def test_memory(proxy: Proxy, connect: Connect) -> None:
     """Buffers are bounded, and given back"""
     client = connect(proxy, timeout=4.0)

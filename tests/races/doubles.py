@@ -22,6 +22,9 @@ def monotonic() -> float:
     return 0.0
 
 
+process_time = monotonic
+
+
 def sleep(seconds: float) -> None:
     """``time.sleep``, likewise."""
 

@@ -109,7 +109,9 @@ class Served:
         self.connections = SimpleNamespace(
             caller_traffic=copy._stats.Traffic(), latest_turn=None
         )
-        thread = SimpleNamespace(connection=handler, owner=self.connections)
+        thread = SimpleNamespace(
+            connection=handler, owner=self.connections, on_request=int
+        )
         # what the turn asks of its socket, of its channel, and a result of its handler
         self.writer = SimpleNamespace(fileno=lambda: CALLER_END)
         self.turn = copy._turn.Turn(thread, self, self)
@@ -124,10 +126,10 @@ class Served:
     def fileno(self) -> int:
         return SOCKET
 
-    def note_request(self) -> None:
-        pass
+    heard_at = 0.0
 
-    note_reply = note_request
+    def note_request(self, now: float) -> None:
+        pass
 
     def give_up(self) -> None:
         raise AssertionError("given up")

@@ -101,8 +101,8 @@ LOOK = "        if self.client._queue:\n            channel.sleep = AWAKE"
     ("_wakeup", LOOK, LOOK.replace("self.client._queue", "False")),
     (
         "_wakeup",
-        "                self.wake()\n                channel.woken",
-        "                channel.woken",
+        "            self.wake()\n            channel.woken",
+        "            channel.woken",
     ),
 )
 def test_request_and_sleep(explore: Explore) -> None:
@@ -112,8 +112,8 @@ def test_request_and_sleep(explore: Explore) -> None:
 @finds(
     (
         "_wakeup",
-        "            if channel.woken != sleep:",
-        "            if not channel.woken:",
+        "        if sleep > 0 and channel.woken != sleep:",
+        "        if sleep > 0 and not channel.woken:",
     ),
     ("_wakeup", LOOK, LOOK.replace("self.client._queue", "False")),
 )
@@ -124,14 +124,14 @@ def test_two_requests_and_sleep(explore: Explore) -> None:
 @finds(
     (
         "_wakeup",
-        "            if channel.woken != sleep:",
-        "            if channel.woken < sleep - 1:",
+        "        if sleep > 0 and channel.woken != sleep:",
+        "        if sleep > 0 and channel.woken < sleep - 1:",
     ),
     # A flag, not the number of the sleep: who comes late takes it back.
     (
         "_wakeup",
-        "                channel.woken = sleep",
-        "                channel.woken = channel.sleep",
+        "            channel.woken = sleep",
+        "            channel.woken = channel.sleep",
     ),
 )
 def test_two_threads_request(explore: Explore) -> None:

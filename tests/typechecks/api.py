@@ -26,8 +26,11 @@ from kazoo_seqthreading import (
     AsyncResult,
     BlockingCallError,
     BlockingCallWarning,
+    Disconnect,
     KazooTimeoutError,
+    RoundTrips,
     SequentialThreadingHandler,
+    Stats,
     TimeoutError,
 )
 
@@ -47,6 +50,7 @@ def make_handlers(context: ssl.SSLContext) -> list[IHandler]:
             ssl_context=context,
             tcp_keepalive=(60, 10, 3),
             max_spawned_threads=100,
+            slow_request_duration=None,
         ),
         SequentialThreadingHandler(tcp_keepalive=True),
     ]
@@ -58,6 +62,14 @@ def use_handler(handler: SequentialThreadingHandler, event: Callback) -> None:
     assert_type(handler.start(), None)
     assert_type(handler.stop(), None)
     assert_type(handler.dispatch_callback(event), None)
+    assert_type(handler.report(), str)
+    stats = handler.stats()
+    assert_type(stats, Stats)
+    assert_type(stats.watches.current_callback, Optional[str])
+    assert_type(stats.disconnects, tuple[Disconnect, ...])
+    assert_type(stats.disconnects_by_cause, dict[str, int])
+    assert_type([one.round_trips for one in stats.connections], list[RoundTrips])
+    assert_type(stats.round_trips.server.mean_seconds, float)
     assert_type(handler.async_result(), AsyncResult[Any])
     assert_type(handler.timeout_exception, type[Exception])
     tasks: queue.Queue[int] = handler.queue_impl()
