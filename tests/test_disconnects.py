@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tests.zookeeper import ZooKeeper
 
 CONNECTION = "kazoo_seqthreading.connection"
-README = (ROOT / "README.rst").read_text(encoding="utf-8")
+DIAGNOSIS = (ROOT / "kazoo_seqthreading/DIAGNOSIS.rst").read_text(encoding="utf-8")
 
 # -- what is said ----------------------------------------------------------------------
 
@@ -68,7 +68,7 @@ EXPIRED = Disconnect(
 RECONNECT = Reconnect(
     "10.0.0.2:2181", 0x1000, True, 1.5, (("10.0.0.1:2181", 2, "Connection refused"),)
 )
-#: In the order of the README.
+#: In the order of DIAGNOSIS.rst.
 MESSAGES = [
     LOST,
     HELD_UP,
@@ -80,7 +80,7 @@ MESSAGES = [
 
 
 def section(title: str) -> str:
-    return README.partition(f"\n{title}\n~~~")[2].partition("\n~~~")[0]
+    return DIAGNOSIS.partition(f"\n{title}\n---")[2].partition("\n---")[0]
 
 
 def words(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What is logged: no secret, and nothing that the README does not tell of."""
+"""What is logged: no secret, and nothing that is not documented."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_no_secret_of_a_key_is_in_an_error(
     assert_none_logged(log)
 
 
-# -- the README ------------------------------------------------------------------------
+# -- the documentation -----------------------------------------------------------------
 
 #: The methods of a logger, and the level that each logs at.
 METHODS = {
@@ -195,7 +195,7 @@ def test_what_is_logged_is_documented() -> None:
     package = Path(kazoo_seqthreading.__file__).parent
     used = set[tuple[str, str]]().union(*map(used_by, package.glob("*.py")))
     assert ("watchdog", "WARNING") in used
-    readme = (ROOT / "README.rst").read_text(encoding="utf-8")
-    section = readme.partition("\nLogging\n~~~~~~~\n")[2].partition("\n~~~")[0]
+    text = (ROOT / "kazoo_seqthreading/DIAGNOSIS.rst").read_text(encoding="utf-8")
+    section = text.partition("\nLogging\n-------\n")[2].partition("\n---")[0]
     documented = ROW.findall(section)
     assert sorted(documented) == sorted(used)

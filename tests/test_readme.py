@@ -1,9 +1,13 @@
-"""The README's code blocks run, one after the other, on the real server."""
+"""What is documented holds: README, recipes, design, tables.
+
+The code blocks run, one after the other, on the real server.
+"""
 
 from __future__ import annotations
 
 import ast
 import http.client
+import io
 import math
 import os
 import re
@@ -27,6 +31,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import kazoo_seqthreading
 from kazoo_seqthreading._disconnects import CAUSES
+from tests import links
 from tests.background import LIMIT
 from tests.faults import test_bytes, test_causes, test_faults, test_growth
 from tests.support import ROOT, run_python, wait_until
@@ -35,16 +40,37 @@ if TYPE_CHECKING:
     from tests.support import MakeClient
     from tests.zookeeper import ZooKeeper
 
-README = (ROOT / "README.rst").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^\.\. code-block:: python\n\n((?:(?:    .*)?\n)+)", re.MULTILINE)
 
 
+def read(path: str) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+README = read("README.rst")
+DESIGN = read("kazoo_seqthreading/DESIGN.rst")
+TESTS = read("tests/README.rst")
+FAULTS = read("tests/faults/README.rst")
+#: What has code for users, in the order in which it runs.
+WITH_CODE = (
+    "README.rst",
+    "kazoo_seqthreading/RECIPES.rst",
+    "kazoo_seqthreading/DIAGNOSIS.rst",
+)
+DOCUMENTS = [
+    str(path.relative_to(ROOT))
+    for pattern in ("*.rst", "kazoo_seqthreading/*.rst", "tests/**/*.rst")
+    for path in sorted(ROOT.glob(pattern))
+]
+
+
 def blocks() -> list[str]:
-    return [textwrap.dedent(block) for block in BLOCK.findall(README)]
+    found = [block for path in WITH_CODE for block in BLOCK.findall(read(path))]
+    return [textwrap.dedent(block) for block in found]
 
 
 class Signal:
-    """What the README uses of Celery, which need not be installed."""
+    """What a recipe uses of Celery, which need not be installed."""
 
     def __init__(self) -> None:
         self.receivers: list[Callable[..., Any]] = []
@@ -76,11 +102,13 @@ def names(
                 continue  # it has a test of its own
             # Whoever copies a block has a server there; here it is the test's.
             source = block.replace("127.0.0.1:2181", hosts)
-            exec(compile(source, "README.rst", "exec"), namespace)
+            exec(compile(source, "a recipe", "exec"), namespace)
             clients[id(namespace["client"])] = namespace["client"]
             if "ZooKeeperCollector" in block:
                 namespace["metrics"] = prometheus_client.generate_latest().decode()
         namespace["output"] = capsys.readouterr().out
+        namespace["client"].delete("/app", recursive=True)
+        namespace["client"].stop()
         yield namespace
     finally:
         if on_signal is not None:
@@ -95,19 +123,45 @@ def names(
 
 def test_blocks(names: dict[str, Any]) -> None:
     assert len(blocks()) >= 12
-    # No other block, one that does not run, holds Python.
-    assert not re.search(r"::\n\n +(?:@|def|class|import|from)\b", README)
+    for path in DOCUMENTS:  # No other block, one that does not run, holds Python.
+        assert not re.search(r"::\n\n +(?:@|def|class|import|from)\b", read(path)), path
     output = names["output"].splitlines()
     assert output[0].startswith("[")  # the children of the root
-    assert output[1] == "(b'verbose', ['config'])"
-    assert sorted(line.split()[0] for line in output[2:5]) == [
+    assert output[1] == "done"
+    assert output[2] == "(b'verbose', ['config'])"
+    assert sorted(line.split()[0] for line in output[3:6]) == [
         "/",
         "/app",
         "/app/config",
     ]
-    assert output[5] == "r-17 b'verbose'"
+    assert output[6] == "r-17 b'verbose'"
     assert isinstance(names["stats"], kazoo_seqthreading.Stats)
     assert names["stats"].requests > 0
+
+
+@pytest.mark.parametrize("handler", ["kazoo", "ours"])
+def test_example_of_why(hosts: str, handler: str) -> None:
+    """It prints what the README says, and with kazoo's handler it does not end."""
+    source = blocks()[1].replace("127.0.0.1:2181", hosts)
+    ours = ", handler=SequentialThreadingHandler()"
+    assert ours in source
+    if handler == "kazoo":
+        source = source.replace(ours, "").replace("done.wait(5)", "done.wait(1)")
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "-u", "-c", source], env=env, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            printed = process.stdout.readline()
+            if handler == "ours":
+                assert process.wait(LIMIT) == 0
+            else:
+                with pytest.raises(subprocess.TimeoutExpired):
+                    process.wait(1.0)
+        finally:
+            process.kill()
+    assert printed == {"kazoo": "hangs\n", "ours": "done\n"}[handler]
 
 
 def test_prometheus(names: dict[str, Any]) -> None:
@@ -139,7 +193,7 @@ def test_opentelemetry(client: Any) -> None:
     reader = export.InMemoryMetricReader()
     provider = sdk.MeterProvider([reader])
     metrics.set_meter_provider(provider)
-    exec(compile(block, "README.rst", "exec"), {"client": client})
+    exec(compile(block, "a recipe", "exec"), {"client": client})
     client.exists("/")
     lost = threading.Event()
     client.add_listener(lambda state: lost.set())
@@ -305,8 +359,8 @@ def named_tests(footnote: str) -> dict[str, bool]:
 
 
 def test_footnotes() -> None:
-    rows = [row.groupdict() for row in ROW.finditer(README)]
-    footnotes = dict(FOOTNOTE.findall(README))
+    rows = [row.groupdict() for row in ROW.finditer(TESTS)]
+    footnotes = dict(FOOTNOTE.findall(TESTS))
     assert [row["note"] for row in rows if row["ours"] == "yes"] == list(footnotes)
     assert len(footnotes) >= 14
     unseen = []
@@ -327,8 +381,7 @@ SITUATION = re.compile(r"^ +- (.+)\n +- (.+)\n +- ``(test_\w+)``$", re.MULTILINE
 
 
 def test_situations() -> None:
-    readme = (ROOT / "tests/README.rst").read_text(encoding="utf-8")
-    _, *parts = re.split(r": ``(test_situations\w*\.py)``\n", readme)
+    _, *parts = re.split(r": ``(test_situations\w*\.py)``\n", TESTS)
     tables = dict(zip(parts[::2], parts[1::2]))
     files = (ROOT / "tests").glob("test_situations*.py")
     assert sorted(tables) == sorted(path.name for path in files)
@@ -358,9 +411,7 @@ def declared_causes() -> dict[str, str]:
 
 
 def test_causes_of_faults() -> None:
-    _, _, section = README.partition("\nFaults\n------\n")
-    table = section.partition("\n\nMigration\n")[0].splitlines()
-    rows = (re.split(r"  +", line) for line in table)
+    rows = (re.split(r"  +", line) for line in FAULTS.splitlines())
     documented = {row[0]: row[3] for row in rows if len(row) == 4}
     assert documented.pop("Fault") == "cause"
     documented = {k: v for k, v in documented.items() if not k.startswith("=")}
@@ -400,7 +451,8 @@ def supported() -> dict[str, str]:
 
 
 def test_environments_exist() -> None:
-    named = re.findall(r"``tox -e ([\w,-]+)|^ +tox -e ([\w,-]+)", README, re.MULTILINE)
+    text = "\n".join(map(read, DOCUMENTS))
+    named = re.findall(r"``tox -e ([\w,-]+)|^ +tox -e ([\w,-]+)", text, re.MULTILINE)
     names = {name for pair in named for one in pair for name in one.split(",") if name}
     assert len(names) >= 15
     assert names <= environments()
@@ -469,3 +521,97 @@ def test_options_are_documented() -> None:
     for name, default in defaults.items():
         row = next(line for line in README.splitlines() if line.startswith(f"``{name}"))
         assert row.split()[1].strip("`") == str(default)
+
+
+# -- the design ------------------------------------------------------------------------
+
+
+def source_of(module: str) -> str:
+    return read(f"kazoo_seqthreading/{module}.py")
+
+
+def test_modules_are_listed_once() -> None:
+    _, _, section = DESIGN.partition("\nModules\n-------\n")
+    listed = re.findall(r"``(_\w+)``", section.partition("\nTerms\n-----\n")[0])
+    package = (ROOT / "kazoo_seqthreading").glob("_*.py")
+    modules = {path.stem for path in package} - {"__init__", "__main__", "_version"}
+    assert sorted(listed) == sorted(modules)
+
+
+def test_drawing_names_modules() -> None:
+    drawing = DESIGN.partition("::\n\n")[2].partition("\n\nFive questions")[0]
+    named = set(re.findall(r"(?<![\w.])(_[a-z]\w+)", drawing))
+    assert len(named) >= 10
+    for module in named:
+        assert source_of(module)
+
+
+def test_rules_of_guarantees_exist() -> None:
+    _, _, section = DESIGN.partition("\nWhat is guaranteed\n")
+    section = section.partition("\nModules\n-------\n")[0]
+    guarantees = re.split(r"^\d+\. ", section, flags=re.MULTILINE)[1:]
+    assert len(guarantees) == 15
+    for guarantee in guarantees:
+        named = re.findall(r"``(_\w+)``\s*((?:\d+(?:,\s+)?)*)", guarantee)
+        assert named, guarantee
+        for module, numbers in named:
+            rules = ast.get_docstring(ast.parse(source_of(module))) or ""
+            for number in re.findall(r"\d+", numbers):
+                assert re.search(rf"^{number}\. ", rules, re.MULTILINE), guarantee
+
+
+def test_each_question_is_answered_by_one_file() -> None:
+    _, _, section = DESIGN.partition("\nFive questions")
+    answers = section.partition("\n\n\n")[0].split("\n- ")[1:]
+    assert len(answers) == 5
+    for answer in answers:
+        (module,) = set(re.findall(r"``(_\w+)\.py``", answer))
+        names = re.findall(r"``(\w+)``", answer)
+        quoted = re.findall(r'"([^"]+)"', " ".join(answer.split()))
+        for name in names:
+            assert re.search(rf"(def|class) {name}\b", source_of(module)), name
+        for part in quoted:
+            assert f"# -- {part} --" in source_of(module), part
+
+
+def test_switch_of_the_steps() -> None:
+    (name,) = set(re.findall(r"KAZOO_SEQTHREADING_\w+", DESIGN))
+    assert f'os.environ.get("{name}") != "0"' in source_of("_steps")
+
+
+# -- what is shown ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", DOCUMENTS)
+def test_document_renders(path: str) -> None:
+    core = pytest.importorskip("docutils.core")
+    messages = io.StringIO()
+    settings = {"report_level": 2, "halt_level": 5, "warning_stream": messages}
+    html = core.publish_string(
+        read(path),
+        writer="html5",
+        settings_overrides={**settings, "raw_enabled": False},
+    )
+    assert messages.getvalue() == ""
+    # A dash alone in a cell is a list.
+    assert not re.search(r"<li>(<p>)?(</p>)?</li>", html.decode())
+
+
+@pytest.mark.parametrize("path", DOCUMENTS)
+def test_links_lead_somewhere(path: str) -> None:
+    text = read(path)
+    targets = links.LINK.findall(text) + links.PICTURE.findall(text)
+    for target in targets:
+        assert (ROOT / path).parent.joinpath(target).is_file(), target
+
+
+def test_links_are_absolute_when_published() -> None:
+    address, ref = "https://example.org/owner/name", "v1.2.3"
+    text = links.absolute(README, address, ref)
+    assert links.LINK.findall(text) == links.PICTURE.findall(text) == []
+    assert not re.search(r"`[^`]+ <(?!https://)", text)
+    count = len(links.LINK.findall(README)) + len(links.PICTURE.findall(README))
+    assert text.count(f"{address}/") == count
+    project = links.with_urls(read("pyproject.toml"), address, ref)
+    assert project.count("[project.urls]") == 1
+    assert links.with_urls(project, address, ref) == project

@@ -50,14 +50,14 @@ def suspended(server: ZooKeeper) -> Iterator[None]:
 
 
 def normal(message: str) -> str:
-    """Return *message* with the numbers of the README's."""
+    """Return *message* with the numbers in DIAGNOSIS.rst."""
     message = re.sub(r"127\.0\.0\.1:\d+", "10.0.0.1:2181", message)
     return re.sub(r"\d+\.\d s", "5.1 s", message)
 
 
 def assert_documented(message: str) -> None:
-    readme = (ROOT / "README.rst").read_text(encoding="utf-8")
-    assert normal(message) in " ".join(readme.split())
+    path = ROOT / "kazoo_seqthreading/DIAGNOSIS.rst"
+    assert normal(message) in " ".join(path.read_text(encoding="utf-8").split())
 
 
 def test_named_once_while_it_waits(

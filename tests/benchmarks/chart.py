@@ -2,100 +2,119 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Optional
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from tests.benchmarks import rows
 from tests.benchmarks.measure import Spread
-from tests.benchmarks.report import Report
+from tests.benchmarks.report import Report, RowReport, multiple
 
-BAR, TARGET, BOUND, GREY = "#3573b1", "#d9822b", "#111111", "#555555"
+OURS_COLOUR, KAZOO_COLOUR = "#2f6db3", "#d4d4d4"
+MARK, GREY = "#111111", "#555555"
+NOTE = "1.0 is kazoo's own handler; medians and quartiles"
+#: What bounds a row: who has measured it, the form of its mark, and its name.
+BOUNDS = {
+    rows.LIMIT: ("|", "a raw socket, without kazoo"),
+    rows.BOUND: ("D", "kazoo's protocol in one thread"),
+}
+LEGEND = [
+    "kazoo's handler",
+    "kazoo-seqthreading",
+    *(name for _, name in BOUNDS.values()),
+]
 
 
 def draw(report: Report, path: str) -> None:
     """Write the chart to *path*."""
     found = list(report.rows.values())
-    with mpl.rc_context({"svg.hashsalt": "benchmarks", "font.size": 9}):
-        figure = Figure(figsize=(9, 1.6 + 0.38 * len(found)), layout="constrained")
+    with mpl.rc_context({"svg.hashsalt": "benchmarks", "font.size": 11}):
+        figure = Figure(figsize=(10, 1.9 + 0.44 * len(found)), layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True)
-        bounds = [row.bound or (None, None) for row in found]
-        _panel(
-            left,
-            "operations per second (kazoo's own: 1)",
-            [
-                (row.rate_ratio, row.rate_target, bound)
-                for row, (bound, _) in zip(found, bounds)
-            ],
-        )
-        _panel(
-            right,
-            "CPU per operation (kazoo's own: 1)",
-            [
-                (row.cpu_ratio, row.at_most, bound)
-                for row, (_, bound) in zip(found, bounds)
-            ],
-        )
+        _panel(left, "CPU per operation: less is better", found, _cpu)
+        _panel(right, "Operations per second: more is better", found, _rate)
         left.set_yticks(range(len(found)), [row.title for row in found])
         left.invert_yaxis()
-        handles, labels = left.get_legend_handles_labels()
+        handles, labels = right.get_legend_handles_labels()
         legend = dict(zip(labels, handles))  # one for each, not for every row
+        names = [name for name in LEGEND if name in legend]
         figure.legend(
-            legend.values(),
-            legend,
+            [legend[name] for name in names],
+            names,
             loc="outside upper center",
-            ncols=len(legend),
+            ncols=2,
             frameon=False,
         )
-        figure.supxlabel(_versions(report), fontsize=7, color=GREY)
+        figure.supxlabel(f"{NOTE}; {_versions(report)}", fontsize=9, color=GREY)
         figure.savefig(path, format="svg", metadata={"Date": None})
 
 
-#: What is measured, the target and the bound.
-Bar = tuple[Spread, Optional[float], Optional[float]]
+#: What was measured, and what bounds it, all as multiples of kazoo's.
+Bar = tuple[Spread, dict[str, float]]
 
 
-def _panel(axes: Any, title: str, bars: Sequence[Bar]) -> None:
-    for number, (value, target, bound) in enumerate(bars):
-        if target is None:
+def _cpu(row: RowReport) -> Optional[Bar]:
+    if row.p50 is not None:  # it is mostly that of the thread that computes
+        return None
+    return row.cpu_ratio, _bounds(row.cpu)
+
+
+def _rate(row: RowReport) -> Bar:
+    if row.p50 is None:
+        return row.rate_ratio, _bounds(row.rate)
+    return row.rate_ratio, {k: 1 / value for k, value in _bounds(row.p50).items()}
+
+
+def _bounds(values: dict[str, Spread]) -> dict[str, float]:
+    return {name: multiple(values, name) for name in BOUNDS if name in values}
+
+
+def _panel(
+    axes: Any,
+    title: str,
+    found: Sequence[RowReport],
+    measured: Callable[[RowReport], Optional[Bar]],
+) -> None:
+    for number, row in enumerate(found):
+        bar = measured(row)
+        if bar is None:
+            axes.annotate("not compared", (0.02, number), va="center", color=GREY)
             continue
+        value, bounds = bar
+        axes.barh(number - 0.2, 1, height=0.36, color=KAZOO_COLOUR, label=LEGEND[0])
         axes.barh(
-            number,
+            number + 0.2,
             value.median,
-            height=0.62,
-            color=BAR,
+            height=0.36,
+            color=OURS_COLOUR,
             xerr=[[value.median - value.low], [value.high - value.median]],
             error_kw={"elinewidth": 1, "ecolor": GREY},
-            label="this handler (median and quartiles)",
+            label=LEGEND[1],
         )
+        for name, bound in bounds.items():
+            form, label = BOUNDS[name]
+            axes.plot(
+                bound,
+                number + 0.2,
+                form,
+                color=MARK,
+                markersize=14 if form == "|" else 5,
+                markeredgewidth=2 if form == "|" else 1,
+                linestyle="none",
+                label=label,
+            )
         axes.annotate(
             f"{value.median:.2f}",
-            (max(value.high, target, bound or 0), number),
-            (6, 0),
+            (max([value.high, *bounds.values()]), number + 0.2),
+            (7, 0),
             textcoords="offset points",
             va="center",
         )
-        axes.plot(
-            [target, target],
-            [number - 0.4, number + 0.4],
-            color=TARGET,
-            linewidth=2,
-            label="target",
-        )
-        if bound is not None:
-            axes.plot(
-                bound,
-                number,
-                "D",
-                color=BOUND,
-                markersize=4,
-                label="kazoo's protocol in one thread",
-            )
-    axes.axvline(1, color=GREY, linestyle=":", label="kazoo's own handler")
-    axes.set_title(title, fontsize=9)
+    axes.set_title(title, fontsize=11)
     axes.set_xlim(left=0)
-    axes.margins(x=0.12)
+    axes.margins(x=0.17)
     axes.spines[["top", "right"]].set_visible(False)
 
 

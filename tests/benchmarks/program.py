@@ -10,8 +10,9 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from pathlib import Path
 
-from tests.benchmarks import figures, idle, report, rows
+from tests.benchmarks import figures, idle, readme, report, rows
 from tests.benchmarks.measure import Samples, Task, count_samples, run_rounds
 from tests.benchmarks.peers import PeerFailed, Peers
 from tests.benchmarks.progress import Progress
@@ -64,6 +65,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--json", metavar="FILE", help="write all figures")
     add("--svg", metavar="FILE", help="draw the rows (needs matplotlib)")
+    add("--readme", metavar="FILE", help="write the tables into this README.rst")
+    add("--show", metavar="JSON", help="measure nothing: take the figures from there")
     options = parser.parse_args(arguments)
     if options.rounds is None:
         options.rounds = QUICK_ROUNDS if options.quick else ROUNDS
@@ -93,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, and return the exit status."""
     options = parse(arguments)
     try:
-        result = measure(options)
+        result = report.load(options.show) if options.show else measure(options)
     except (ZooKeeperError, PeerFailed) as error:
         print(error, file=sys.stderr)
         return 1
@@ -108,6 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from tests.benchmarks import chart
 
         chart.draw(result, options.svg)
+    if options.readme:
+        readme.update(result, Path(options.readme))
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import ssl
@@ -69,17 +70,6 @@ class RowReport:
         if self.as_raw:
             return rows.SATURATED * multiple(self.rate, rows.LIMIT)
         return self.at_least
-
-    @property
-    def bound(self) -> tuple[float, float] | None:
-        """What *rate_ratio* and *cpu_ratio* are in one thread."""
-        if rows.BOUND not in self.rate:
-            return None
-        if self.p50 is not None:
-            rates = 1 / multiple(self.p50, rows.BOUND)
-        else:
-            rates = multiple(self.rate, rows.BOUND)
-        return rates, multiple(self.cpu, rows.BOUND)
 
     @property
     def is_fast(self) -> bool | None:
@@ -293,43 +283,51 @@ def _exactly(value: float) -> Spread:
 # -- as text ---------------------------------------------------------------------------
 
 
-def as_text(report: Report) -> str:
-    """Return the tables."""
-    parts = [
+@dataclass
+class Table:
+    """A table: what it is about, its other columns, and its lines."""
+
+    title: str
+    heads: Sequence[str]
+    lines: Sequence[Sequence[str]]
+
+
+def describe(report: Report) -> list[str]:
+    """Return on what it was measured, and how."""
+    return [
         ", ".join(f"{name} {version}" for name, version in report.versions.items()),
         ", ".join(f"{name} {value}" for name, value in report.settings.items()),
     ]
-    if report.rows:
-        found = report.rows.values()
-        tables = {
-            "operations/s": (RATES, _rates(found)),
-            "CPU us per operation": (CPU, _cpu(found)),
-            "p50 in ms": (P50, _p50(found)),
-        }
-        parts += [_table(title, *table) for title, table in tables.items() if table[1]]
-    if report.figures:
-        lines = [_figure(figure) for figure in report.figures.values()]
-        parts.append(_table("further figures", FIGURES, lines))
+
+
+def tables(report: Report) -> list[Table]:
+    """Return all that was measured, as tables."""
+    rows = report.rows.values()
+    found = [
+        Table("operations/s", RATES, _rates(rows)),
+        Table("CPU us per operation", CPU, _cpu(rows)),
+        Table("p50 in ms", P50, _p50(rows)),
+        Table("further figures", FIGURES, list(map(_figure, report.figures.values()))),
+    ]
     for growth in report.growth.values():
-        parts.append(
-            _table(
-                f"{growth.title} ({growth.unit})",
-                [*(f"{level:,}" for level in growth.levels), "growth"],
-                [
-                    [
-                        name,
-                        *(_number(one.median) for one in found),
-                        _times(growth.growth[name]),
-                    ]
-                    for name, found in growth.values.items()
-                ],
-            )
-        )
-    if report.peers:
-        parts.append(_table("peers", PEERS, list(_peers(report.peers))))
-    parts += report.notes
-    parts.append(LEGEND)
-    return "\n\n".join(parts)
+        heads = [*(f"{level:,}" for level in growth.levels), "growth"]
+        lines = [
+            [
+                name,
+                *(_number(one.median) for one in values),
+                _times(growth.growth[name]),
+            ]
+            for name, values in growth.values.items()
+        ]
+        found.append(Table(f"{growth.title} ({growth.unit})", heads, lines))
+    found.append(Table("peers", PEERS, list(_peers(report.peers))))
+    return [table for table in found if table.lines]
+
+
+def as_text(report: Report) -> str:
+    """Return the tables."""
+    found = [_text(table) for table in tables(report)]
+    return "\n\n".join([*describe(report), *found, *report.notes, LEGEND])
 
 
 BOTH = ["kazoo", "ours", "ratio", "quartiles", "target"]
@@ -444,8 +442,8 @@ def _mark(reached: bool | None) -> str:
     return {None: "", True: "reached", False: "MISSED"}[reached]
 
 
-def _table(title: str, heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    cells = [[title, *heads], *lines]
+def _text(table: Table) -> str:
+    cells = [[table.title, *table.heads], *table.lines]
     widths = [max(map(len, column)) for column in zip(*cells)]
 
     def render(line: Sequence[str]) -> str:
@@ -457,3 +455,31 @@ def _table(title: str, heads: Sequence[str], lines: Sequence[Sequence[str]]) -> 
 
     head, *rest = map(render, cells)
     return "\n".join([head, "-" * len(head), *rest])
+
+
+# -- from JSON -------------------------------------------------------------------------
+
+
+def load(path: str) -> Report:
+    """Return what was measured earlier, and written to *path*."""
+    with open(path, encoding="utf-8") as file:
+        found = _restore(json.load(file))
+    kinds: dict[str, Any] = {
+        "rows": RowReport,
+        "figures": FigureReport,
+        "growth": GrowthReport,
+        "peers": PeerReport,
+    }
+    for name, kind in kinds.items():
+        found[name] = {key: kind(**value) for key, value in found[name].items()}
+    return Report(**found)
+
+
+def _restore(value: Any) -> Any:
+    if isinstance(value, list):
+        return list(map(_restore, value))
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {"median", "low", "high"}:
+        return Spread(**value)
+    return {key: _restore(one) for key, one in value.items()}

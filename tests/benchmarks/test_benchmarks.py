@@ -1,4 +1,4 @@
-"""The benchmark runs from end to end. What it measures is asserted nowhere."""
+"""The benchmark runs from end to end, and what is documented was measured."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError
 from io import StringIO
 from itertools import chain
@@ -18,10 +19,12 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.benchmarks import apache, figures, idle, measure, report, rows
+from tests.benchmarks import apache, figures, idle, measure, readme, report, rows
 from tests.benchmarks.measure import Sample, Spread, Task
 from tests.benchmarks.progress import Progress
 from tests.support import ROOT
+
+RESULTS = Path(__file__).with_name("results.json")
 
 TINY = ["--quick", "--rounds", "1", "--scale", "0.004"]
 
@@ -70,6 +73,7 @@ def test_everything_is_measured(hosts: str, tmp_path: Path, client: Any) -> None
     for name in ("Python", "kazoo", "ZooKeeper", "cores"):
         assert f"{name} {found['versions'][name]}" in done.stdout
     assert "  0%  size of a result" in done.stderr
+    assert asdict(report.load(str(path))) == found
     assert client.get_children("/") == [], "the benchmark has left a node behind"
 
 
@@ -108,6 +112,29 @@ def test_chart(hosts: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert ElementTree.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"
     assert "pipelined reads" in path.read_text()
+
+
+def test_tables_are_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "README.rst"
+    path.write_text(f"head\n{readme.BEGIN}old{readme.END}\ntail\n")
+    done = run("127.0.0.1:1", "--show", str(RESULTS), "--readme", str(path))
+    assert done.returncode == 0, done.stderr
+    assert readme.extract(path) == readme.render(report.load(str(RESULTS)))
+    text = path.read_text()
+    assert text.startswith("head\n")
+    assert text.endswith("\ntail\n")
+    assert "old\n" not in text
+
+
+def test_documented_figures_are_those_that_were_measured() -> None:
+    found = report.load(str(RESULTS))
+    folder = Path(__file__).parent
+    assert readme.extract(folder / "README.rst") == readme.render(found)
+    chart = (folder / "results.svg").read_text(encoding="utf-8")
+    for row in found.rows.values():
+        assert f"<!-- {row.title} -->" in chart
+        for ratio in (row.rate_ratio, *([row.cpu_ratio] if row.p50 is None else [])):
+            assert f"<!-- {ratio.median:.2f} -->" in chart, row.title
 
 
 @pytest.mark.parametrize(
