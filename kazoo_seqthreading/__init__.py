@@ -1,6 +1,6 @@
 """A drop-in threading handler for kazoo, the Python client for Apache ZooKeeper.
 
-Give it to a client. Nothing else changes::
+Pass it to a client; nothing else changes::
 
     from kazoo.client import KazooClient
     from kazoo_seqthreading import SequentialThreadingHandler
@@ -8,57 +8,56 @@ Give it to a client. Nothing else changes::
     client = KazooClient(hosts="127.0.0.1:2181", handler=SequentialThreadingHandler())
     client.start()
 
-Every option of :class:`SequentialThreadingHandler` is a keyword argument, and has a
-default that suits most programs.
+All options of :class:`SequentialThreadingHandler` are keyword arguments. Their defaults
+suit most programs.
 
 Results
-    Each ``*_async`` method of the client returns an :class:`AsyncResult`, for threads
-    and for asyncio alike::
+    Each ``*_async`` method of the client returns an :class:`AsyncResult`, which can be
+    used in threads and with asyncio::
 
         value, stat = client.get_async("/app").get(timeout=10)  # in a thread
         value, stat = await client.get_async("/app")  # in a coroutine
         client.get_async("/app").rawlink(callback)  # calls callback(result)
         future = client.get_async("/app").as_future()  # a concurrent.futures.Future
 
-    In a coroutine, call none of the methods that block: ``get()`` and ``wait()`` of a
-    result, and those of the client without ``_async``.
+    Do not call blocking methods in a coroutine: ``get()`` and ``wait()`` of a result,
+    and the client's methods without ``_async``.
 
 Callbacks
     Callbacks of results run one after the other in one thread, watches in another. Both
-    may block and may call ZooKeeper; what they raise is logged. State listeners run in
+    may block and call ZooKeeper; their exceptions are logged. State listeners run in
     the client's connection thread, which reads the replies, and must not wait for one.
 
 Exceptions
     =========================== ====================================================
-    :exc:`TimeoutError`         nothing came in time; ``except`` clauses for kazoo's
+    :exc:`TimeoutError`         a result was not ready in time; a subclass of kazoo's
                                 ``KazooTimeoutError`` and Python's ``TimeoutError``
-                                catch it, too
-    :exc:`BlockingCallError`    a call that could never return, in a state listener
-    :exc:`BlockingCallWarning`  a call that blocks an asyncio event loop (in its
-                                debug mode)
+    :exc:`BlockingCallError`    a call in a state listener could never return
+    :exc:`BlockingCallWarning`  a call blocks an asyncio event loop (only issued in
+                                its debug mode)
     =========================== ====================================================
 
-    Requests fail with kazoo's own exceptions, as ever.
+    Requests fail with kazoo's own exceptions, as with its own handler.
 
 TLS
-    Give the client kazoo's arguments, ``use_ssl=True``, ``ca``, ``certfile``,
-    ``keyfile`` and so on; :meth:`SequentialThreadingHandler.create_connection` explains
-    them. Or give the client ``use_ssl=True`` alone, and the handler an
-    :class:`ssl.SSLContext` of your own as ``ssl_context``.
+    Pass kazoo's arguments to the client, ``use_ssl=True``, ``ca``, ``certfile``,
+    ``keyfile`` and so on; see :meth:`SequentialThreadingHandler.create_connection`. Or
+    pass only ``use_ssl=True`` to the client, and your own :class:`ssl.SSLContext` to
+    the handler, as ``ssl_context``.
 
 Stopping
-    ``client.stop()`` stops the handler. What is queued runs first, for ``stop_timeout``
-    seconds at the most. The same happens when the program ends.
+    ``client.stop()`` stops the handler. Queued callbacks run first, for up to
+    ``stop_timeout`` seconds. Handlers that are running at exit are stopped likewise.
 
 Diagnosis
-    ``client.handler.stats()`` returns a :class:`Stats` with the counters of all the
-    handler's clients: a :class:`QueueStats` for each of the two threads, a
-    :class:`ConnectionStats` for each client that is connected, how long requests took
-    as :class:`RoundTrips`, each a :class:`Histogram`, and why connections were lost,
-    each as a :class:`Disconnect`. ``client.handler.report()`` returns a text for a bug
-    report, while everything hangs, too.
+    ``client.handler.stats()`` returns a :class:`Stats` with counters over all clients
+    of the handler: a :class:`QueueStats` for each of the two threads, a
+    :class:`ConnectionStats` for each connected client, latencies of requests as
+    :class:`RoundTrips`, which has two of :class:`Histogram`, and a :class:`Disconnect`
+    for each of the last lost connections. ``client.handler.report()`` returns a text
+    for a bug report, even while everything hangs.
 
-For applications on gevent or eventlet, kazoo has handlers of its own:
+Applications on gevent or eventlet use kazoo's own handlers for these:
 ``kazoo.handlers.gevent`` and ``kazoo.handlers.eventlet``.
 """
 
@@ -95,8 +94,8 @@ __all__ = [
 
 
 def _make_public(cls: type[object]) -> None:
-    """Have pickles, help and tracebacks name *cls* as users import it."""
-    # Its annotations are resolved before: only its own module knows their names.
+    """Make pickles, help and tracebacks name *cls* as users import it."""
+    # Annotations are resolved first, as their names are those of its own module.
     cls.__annotations__ = get_type_hints(cls)
     cls.__module__ = __name__
 

@@ -1,13 +1,13 @@
-"""Compare kazoo's own handler with ours on an ensemble of one's own.
+"""Compare kazoo's own handler with this package's on your ensemble.
 
 ::
 
     python -m kazoo_seqthreading --hosts zk1:2181,zk2:2181,zk3:2181
 
-The ensemble is only read, but for one small node, directly under the chroot if there
-is one, which is removed in the end. It is put under load while that lasts.
+The ensemble is put under load while this runs. It is only read, except for one small
+node, directly under the chroot if there is one, which is removed at the end.
 
-Standard output has nothing but the table, or the JSON.
+Standard output contains only the table, or the JSON.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import signal
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-    # Where there is nothing to tidy up, a Ctrl-C ends it without a traceback.
+    # While there is nothing to clean up, Ctrl-C ends it without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
@@ -34,16 +34,16 @@ from ._version import __version__
 
 PROGRAM = "kazoo_seqthreading"
 BAR = 20
-#: The exit status of what is ended by SIGPIPE, in a shell.
+#: The exit status that a shell reports for SIGPIPE.
 UNREAD = 141
-#: What to say of a program that one of them has ended.
+#: The message when the signal has ended the program.
 SIGNALS: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the comparison and return the process's exit status."""
     options = _parse(arguments)
-    for name in ("kazoo", "kazoo_seqthreading"):  # what matters is in our messages
+    for name in ("kazoo", "kazoo_seqthreading"):  # the messages here suffice
         logging.getLogger(name).addHandler(logging.NullHandler())
     progress = _Progress(sys.stderr)
     signals = Signals()
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Complains in one line."""
+    """Reports errors in one line."""
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         say("", sys.stdout, end="")
@@ -181,7 +181,7 @@ def _sasl(text: str) -> tuple[str, str]:
 
 
 def _secret(text: str) -> str:
-    """Return *text*, or what the file holds that it names."""
+    """Return *text*, or for ``@FILE`` the first line of the file."""
     if not text.startswith("@"):
         return text
     try:
@@ -205,7 +205,7 @@ def _file(name: str) -> str:
 
 
 def _client_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the arguments for ``KazooClient``, those that were given."""
+    """Return the arguments for ``KazooClient`` that were given."""
     found: dict[str, Any] = {}
     if options.auth:
         found["auth_data"] = options.auth
@@ -226,7 +226,7 @@ def _client_options(options: argparse.Namespace) -> dict[str, Any]:
 class Signals:
     """Raises ``KeyboardInterrupt`` for the first signal; a second one kills.
 
-    It remembers it: kazoo makes another exception of it in some places.
+    The signal is stored, as kazoo converts the exception in some places.
     """
 
     def __init__(self) -> None:
@@ -245,26 +245,26 @@ class Signals:
 
     def _interrupt(self, number: int, frame: object) -> None:
         self.seen = number
-        for one in self._before:
-            signal.signal(one, signal.SIG_DFL)
+        for other in self._before:
+            signal.signal(other, signal.SIG_DFL)
         raise KeyboardInterrupt
 
 
-# -- what is shown ---------------------------------------------------------------------
+# -- output ----------------------------------------------------------------------------
 
 
 def say(text: str, stream: TextIO, end: str = "\n") -> None:
-    """Print *text*, and end the program where nobody reads it, as with ``| head``."""
+    """Print *text*; end the program if the reader has closed, as with ``| head``."""
     try:
         print(text, end=end, file=stream, flush=True)
     except BrokenPipeError:
-        # Or what is left would be written, and complained of, at exit.
+        # Or the interpreter would write the rest at exit, and report the error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         raise SystemExit(UNREAD) from None
 
 
 class _Progress:
-    """A bar on a terminal; elsewhere a line when a kind of work first begins."""
+    """A bar on a terminal; elsewhere a line when a kind of work begins first."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -316,7 +316,9 @@ def _as_table(comparison: Comparison) -> str:
             what,
             _figures(TITLES[OURS], ours),
             _figures(TITLES[KAZOO], kazoos),
-            _line("  ratio", *(f"{one:.2f}x" for one in _shown(ours.ratio(kazoos)))),
+            _line(
+                "  ratio", *(f"{ratio:.2f}x" for ratio in _shown(ours.ratio(kazoos)))
+            ),
         ]
     return "\n".join([*lines, "", *_verdict(comparison)])
 
@@ -341,7 +343,7 @@ def _figures(title: str, figures: Figures) -> str:
 
 
 def _shown(figures: Figures) -> tuple[float, float, float]:
-    """Return what differs little from run to run, which the 99th percentile does."""
+    """Return the figures that vary little between runs: not the 99th percentile."""
     rate, p50, _, cpu = figures
     return rate, p50, cpu
 

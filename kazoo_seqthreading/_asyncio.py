@@ -1,8 +1,8 @@
 """Awaiting a result in an asyncio event loop.
 
-Who completes a result does not wake the loop itself, for that runs the loop's own code,
-which may block, or raise: each loop has a background thread that does. It calls
-``call_soon_threadsafe`` once for all futures that it finds waiting.
+The thread that completes a result does not wake the loop itself: that runs code of the
+loop, which may block or raise. Each loop has a background thread for it, which calls
+``call_soon_threadsafe`` once for all futures that are waiting.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ._callbacks import LinkedCallback
 Link = Callable[[LinkedCallback], None]
 Futures = list["asyncio.Future[None]"]
 
-#: An entry is read and written by the loop's own thread.
+#: Each entry is only read and written by the loop's own thread.
 _wakers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, BackgroundThread]
 _wakers = weakref.WeakKeyDictionary()
 
@@ -29,7 +29,7 @@ def wait_in_loop(
 ) -> Generator[object, None, None]:
     """Suspend the running task until *result* is ready.
 
-    :param link: links a callback to the result, *unlink* takes it back
+    :param link: links a callback to the result, *unlink* removes it
     :raises RuntimeError: if no event loop runs in this thread
     """
     loop = asyncio.get_running_loop()
@@ -59,7 +59,7 @@ def _wake(reference: weakref.ref[asyncio.AbstractEventLoop], futures: Futures) -
         try:
             loop.call_soon_threadsafe(_complete, futures)
         except BaseException:
-            pass  # the loop is closed: nobody waits any more
+            pass  # the loop is closed, and runs no task
 
 
 def _complete(futures: Futures) -> None:
@@ -68,6 +68,6 @@ def _complete(futures: Futures) -> None:
             future.set_result(None)
 
 
-@_fork.in_child
+@_fork.run_in_child
 def _after_fork() -> None:
     _wakers.clear()

@@ -1,11 +1,11 @@
-"""Threads that do, outside of the connection threads, what may block.
+"""Background threads, which run what may block in place of connection threads.
 
-1. A thread is a daemon, is started by the first entry, and ends when it is idle.
+1. The thread is a daemon, is started by the first entry, and ends when it is idle.
 2. ``submit`` takes no lock: it may be called in signal handlers and in finalizers.
-3. No entry is left behind: it is queued before the thread is looked at, and a thread
-   that ends says so before it looks at the queue once more.
+3. No entry is lost: it is queued before the thread is checked, and a thread that ends
+   records that before it checks the queue once more.
 
-Two calls at once may start two threads; the queue gives each entry to one of them.
+Two calls at the same time may start two threads; the queue passes each entry to one.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from typing import Any, Optional
 
 from . import _fork
 
-#: How long a thread waits for further entries, in seconds.
+#: How long an idle thread waits for another entry, in seconds.
 IDLE_SECONDS = 2.0
 
 
 class BackgroundThread:
-    """A thread that takes entries from a queue.
+    """A thread that handles the entries of a queue.
 
     :param name: the thread's name
-    :param handle: called with the entries that wait, perhaps with none; returns after
-        how many seconds it wants to be called again, or ``None``. It never raises.
+    :param handle: called with the waiting entries, if any; returns the seconds until it
+        must be called again, or ``None``. It must not raise.
     """
 
     def __init__(
@@ -39,17 +39,17 @@ class BackgroundThread:
         _fork.register(self)
 
     def _after_fork(self) -> None:
-        """Forget the parent's thread, and what it was to do."""
+        """Drop the parent's thread and its entries."""
         self._entries = SimpleQueue()
         self._thread = None
 
     @property
     def thread(self) -> Optional[threading.Thread]:
-        """The thread, if it runs."""
+        """The thread, if it is running."""
         return self._thread
 
     def submit(self, entry: Any) -> None:
-        """Have the thread handle *entry*."""
+        """Queue *entry* for the thread."""
         self._entries.put(entry)
         self._start()
 

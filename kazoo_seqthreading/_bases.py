@@ -1,12 +1,12 @@
-"""The classes of kazoo that ours inherit from, as type checkers may know them.
+"""The classes of kazoo that this package's inherit from, for all type checkers.
 
-kazoo has no types. Where a checker does not read its sources, its classes are ``Any``,
-and a class that inherits from ``Any`` has every attribute: no mistake in the use of it
-would be found. So the name of an unknown class has to mean one of ``_stand_ins``, and
-the name of a known one the class itself, or ours would not be accepted for it.
+kazoo has no types. For a checker that does not read its sources, its classes are
+``Any``, and a class that inherits from ``Any`` has every attribute, so that no misuse
+is reported. So the name of an unknown class must refer to one of ``_stand_ins``, and
+the name of a known class to that class, or ours would not be accepted in its place.
 
-``import *`` takes nothing from a module that is unknown. Of several definitions mypy
-takes the first, and pyright the last.
+``import *`` imports nothing from an unknown module. Of several definitions mypy uses
+the first, pyright the last.
 """
 
 from __future__ import annotations

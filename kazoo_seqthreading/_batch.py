@@ -1,13 +1,13 @@
-"""Wake-ups in batches: a connection thread wakes callers together, and late.
+"""Wake-ups in batches: a connection thread wakes callers together, as late as possible.
 
-A thread that is woken needs the interpreter's lock, which the connection thread holds.
-So that thread collects the locks of the callers whose replies it has read, and releases
-them before it sleeps.
+A thread that is woken needs the GIL, which the connection thread holds. So that thread
+collects the locks of the callers whose replies it has read, and releases them before it
+sleeps.
 
 1. Only a connection thread has a batch, between :func:`start_batch` and
-   :func:`end_batch`; anywhere else a waiter is woken at once.
+   :func:`end_batch`; in other threads a waiter is woken at once.
 2. The batch is flushed before the thread sleeps, and before it runs code of kazoo that
-   may call a user: when an event is set or cleared, or a result gets an exception.
+   may call user code: when an event is set or cleared, or a result gets an exception.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ _batch = _Batch()
 
 
 def enable_batches(enabled: bool) -> None:
-    """Say whether this thread is one that calls :func:`flush_batch`."""
+    """Set whether this thread may have batches; it then calls :func:`flush_batch`."""
     end_batch()
     _batch.enabled = enabled
 
 
 def start_batch() -> None:
-    """Collect waiters in this thread from now on."""
+    """Begin to collect waiters in this thread."""
     if _batch.enabled and _batch.waiters is None:
         _batch.waiters = []
 
 
 def flush_batch() -> int:
-    """Wake the waiters of this thread's batch; return how many they were."""
+    """Wake the waiters of this thread's batch; return their number."""
     waiters = _batch.waiters
     if not waiters:
         return 0
@@ -51,13 +51,13 @@ def flush_batch() -> int:
 
 
 def end_batch() -> None:
-    """Wake them, and from now on every waiter at once."""
+    """Flush the batch; from now on, wake each waiter at once."""
     flush_batch()
     _batch.waiters = None
 
 
 def wake(waiter: LockType) -> None:
-    """Wake who waits for *waiter*, at the latest with the next flush."""
+    """Release *waiter*, now or with the next flush."""
     waiters = _batch.waiters
     if waiters is None:
         release(waiter)
@@ -66,14 +66,14 @@ def wake(waiter: LockType) -> None:
 
 
 def release(waiter: LockType) -> None:
-    """Release *waiter*, unless somebody else has."""
+    """Release *waiter*, unless another thread has done so."""
     try:
         waiter.release()
     except RuntimeError:
         pass
 
 
-@_fork.in_child
+@_fork.run_in_child
 def _after_fork() -> None:
     global _batch
     _batch = _Batch()  # a connection thread may have forked

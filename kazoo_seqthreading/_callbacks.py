@@ -1,9 +1,8 @@
-"""Callbacks: how they are bound, run, and named.
+"""Callbacks: binding, running and describing them.
 
-1. What a callback raises is logged, and ends nothing.
-2. Naming one never raises, whatever the object is. It runs the object's own code, so
-   no name is made in a connection thread: a thread that may be blocked without harm
-   makes it when it writes the log.
+1. An exception of a callback is logged, and has no further effect.
+2. Describing a callback never raises. It may run the object's own code, so it is not
+   done in connection threads, but in a thread that may block: the one that logs it.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ _log = logging.getLogger("kazoo_seqthreading.worker")
 
 
 class LinkedCallback:
-    """A callback linked to a result; it runs once, however often it is called.
+    """A callback linked to a result; it runs once, however often this is called.
 
     :param func: the callback
-    :param context: what it runs in; ``None`` for code of ours and of kazoo, which is
-        short, never blocks, and runs where the result is completed
-    :param result: its argument
-    :param claim: shared with equal links, of which one runs
+    :param context: the context to run it in; ``None`` for internal callbacks and
+        kazoo's, which never block, and run in the thread that completes the result
+    :param result: the callback's argument
+    :param claim: shared by the links of equal callbacks, of which one runs
     """
 
     __slots__ = ("_claim", "_generation", "_result", "context", "func")
@@ -57,17 +56,17 @@ class LinkedCallback:
             return
         if self.context is None:
             self.func(self._result)
-        elif self._generation == _fork.generation:  # else it is the parent's to run
+        elif self._generation == _fork.generation:  # else it is the parent's
             self.context.run(self.func, self._result)
 
 
 class WatchCallback:
-    """A watch's function with its event.
+    """A watch function with its event.
 
-    One that was ``held`` by a stopped handler does not run if its client was stopped
-    meanwhile: the session of the event has ended.
+    If it was ``held`` by a stopped handler, it does not run if its client was stopped
+    meanwhile, as the event's session has ended.
 
-    :param thread: the client's connection thread, if it is known
+    :param thread: the client's connection thread, if known
     """
 
     __slots__ = ("_thread", "args", "func", "held")
@@ -97,7 +96,7 @@ def check_callable(callback: object) -> None:
 
 
 def run_isolated(callback: Callable[[], Any]) -> None:
-    """Run *callback*, and log whatever it raises."""
+    """Run *callback*, and log any exception."""
     try:
         callback()
     except BaseException:
@@ -113,10 +112,10 @@ def log_failure(callback: object) -> None:
 
 
 def describe(callback: object) -> str:
-    """Return a callback's qualified name, and for a watch its event's path."""
+    """Return a callback's qualified name, with the event's path if it is a watch."""
     try:
         return _describe(callback)
-    except BaseException:  # its attributes raise
+    except BaseException:  # its attributes may raise
         return f"{type(callback).__module__}.{type(callback).__qualname__}"
 
 
@@ -135,7 +134,7 @@ def _describe(callback: Any) -> str:
 
 
 def stack_of(ident: Optional[int]) -> str:
-    """Return the stack of the thread *ident* as text, the innermost call last."""
+    """Return the stack of the thread *ident* as text, the innermost frame last."""
     frame = None if ident is None else sys._current_frames().get(ident)
     if frame is None:
         return "  (no such thread)"

@@ -1,16 +1,16 @@
-"""Measuring kazoo's own handler and ours on one server; see ``__main__.py``.
+"""Measures kazoo's own handler and this package's on one server; see ``__main__.py``.
 
 Rules
 -----
-1. Both clients talk to the same server, and never at the same time. They take turns:
-   every kind of work, with both, in each round. Figures are medians of the rounds.
-2. The first, short round warms up and does not count.
-3. One node is created, by a session that does nothing else. It is ephemeral: even if
-   the process is killed, the server removes it.
-4. What fails, fails at once: nothing waits for a connection to come back. Work runs in
-   a thread that is left behind when a connection is lost, or when no answer comes for
-   as long as a session lasts. Its own waits need no limit.
-5. Closing has a limit, too: with kazoo's handler it may never end.
+1. Both clients use the same server, never at the same time: in each round, every kind
+   of work is done with one and then with the other. Figures are medians of the rounds.
+2. The first, short round is for warming up and does not count.
+3. One node is created, by a session that does nothing else. It is ephemeral: the server
+   removes it even if the process is killed.
+4. Failures are fatal at once: nothing waits for a reconnection. Work runs in a thread,
+   which is abandoned when a connection is lost, or when no answer comes within the
+   session timeout. So its own waits need no timeout.
+5. Closing has a timeout, too: with kazoo's handler it may never end.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ from kazoo.version import __version__ as kazoo_version
 from ._handler import SequentialThreadingHandler
 from ._version import __version__
 
-#: What the node holds.
+#: The node's data.
 DATA = b"x" * 100
 THREADS = 8
-READS = 256  #: that are outstanding at once, as callbacks are
+READS = 256  #: outstanding at once, also those with callbacks
 WRITES = 64
-#: The share of a round that warms up.
+#: The length of the warm-up, as a share of a round.
 WARM_UP = 0.3
-#: How often each server is tried for a first connection.
+#: Number of attempts at a first connection, for each server.
 ATTEMPTS = 2
 
 KAZOO, OURS = "kazoo", "ours"
@@ -66,17 +66,17 @@ Note = Callable[[float], None]
 Listener = Callable[[str], None]
 Report = Callable[[float, str, str], None]
 
-# kazoo has no types, so that strict code may not call it.
+# kazoo has no types, and strict code must not call untyped functions.
 _make_client: Callable[..., Any] = kazoo.client.KazooClient
 _collect_hosts: Callable[..., Any] = kazoo.hosts.collect_hosts
 
 
 class CompareError(Exception):
-    """There is nothing to measure, or no longer; the message is for the user."""
+    """Measuring is not possible; the message is for the user."""
 
 
 class Figures(NamedTuple):
-    """How one handler did one kind of work."""
+    """The figures of one handler for one kind of work."""
 
     operations_per_second: float
     p50_ms: float
@@ -89,7 +89,7 @@ class Figures(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """What was measured where."""
+    """All figures, with the environment."""
 
     surroundings: dict[str, Any]
     work: dict[str, dict[str, Figures]]  #: the figures of each handler
@@ -105,10 +105,10 @@ def compare(
 ) -> Comparison:
     """Measure for *seconds*.
 
-    :param timeout: of the sessions, and for connecting, in seconds
-    :param options: for ``KazooClient``
-    :param report: called with the share that is done, and what comes next: which
-        kind of work, and with whose handler; both are empty in the end
+    :param timeout: for the sessions, and for connecting, in seconds
+    :param options: arguments for ``KazooClient``
+    :param report: called with the share that is done, the next kind of work, and whose
+        handler does it; both are empty at the end
     :raises CompareError: if that is not possible
     """
     work = _Work(timeout)
@@ -144,9 +144,9 @@ def compare(
 
 
 class _Work:
-    """Runs work as long as every connection is there.
+    """Runs work as long as no connection is lost.
 
-    :param timeout: for how long there may be no answer, in seconds
+    :param timeout: how long there may be no answer, in seconds
     """
 
     def __init__(self, timeout: float) -> None:
@@ -154,12 +154,12 @@ class _Work:
         self._ends: SimpleQueue[Union[Figures, BaseException]] = SimpleQueue()
 
     def listener(self, state: str) -> None:
-        """Take note of a client's state; called in its connection thread."""
+        """Record a client's state; called in its connection thread."""
         if state != KazooState.CONNECTED:
             self._ends.put(CompareError(LOST))
 
     def run(self, work: Callable[[], Figures], seconds: float) -> Figures:
-        """Return what *work* does, which takes *seconds*.
+        """Return the figures of *work*, which takes *seconds*.
 
         :raises CompareError: if a connection is or was lost, or no answer comes
         """
@@ -194,7 +194,7 @@ def _rounds(
     done = 0.0
     for number in range(rounds + 1):
         slice_ = share if number else share * WARM_UP
-        # Neither always comes first.
+        # Alternate which one comes first.
         names = sorted(clients, reverse=bool(number % 2))
         for what, kind in WORK.items():
             for name in names:
@@ -229,7 +229,7 @@ def _measure(work: Callable[[float, Note], None], seconds: float) -> Figures:
     )
 
 
-# -- kinds of work: operations until a moment of perf_counter(), each noted ----------
+# -- kinds of work: they run until *end*, and call *note* with each latency ----------
 
 
 def _read(client: Any, path: str, end: float, note: Note) -> None:
@@ -338,7 +338,7 @@ TITLES = {KAZOO: "kazoo's handler", OURS: "kazoo_seqthreading"}
 
 
 class _Attempts(SequentialThreadingHandler):
-    """Remembers how the attempts to connect have ended."""
+    """Records the outcome of attempts to connect."""
 
     def __init__(self, timeout: float) -> None:
         super().__init__(connect_timeout=timeout)
@@ -357,7 +357,7 @@ class _Attempts(SequentialThreadingHandler):
             raise
         host, port = address[0], address[1]
         if kwargs.get("use_ssl") and isinstance(kwargs.get("hostname"), str):
-            host = kwargs["hostname"]  # which the certificate may name
+            host = kwargs["hostname"]  # the name in the certificate
         self.server = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         return connection
 
@@ -366,9 +366,9 @@ class _Attempts(SequentialThreadingHandler):
 def _node(
     hosts: str, timeout: float, options: Mapping[str, Any], listener: Listener
 ) -> Iterator[tuple[str, str, str]]:
-    """Create a node, and remove it in the end.
+    """Create a node, and remove it at the end.
 
-    :returns: the server that we are connected to, the chroot, and the node's path
+    :returns: the server of the connection, the chroot, and the node's path
     """
     addresses, chroot = _resolve(hosts)
     handler = _Attempts(timeout)
@@ -385,7 +385,7 @@ def _node(
                     f"no session within {timeout:g} s: "
                     + _reason(handler, bool(options.get("use_ssl")))
                 )
-        # Given to the client it would fail sooner or later, as a lost connection, too.
+        # As an argument of the client, a failure might show as a lost connection.
         for scheme, credential in options.get("auth_data") or ():
             _get(client.add_auth_async(scheme, credential), timeout)
         path = f"/kazoo-seqthreading-{secrets.token_hex(8)}"
@@ -398,7 +398,7 @@ def _node(
         try:
             yield handler.server, chroot, path
         finally:
-            if client.connected:  # else it is the server that removes the node
+            if client.connected:  # else the server removes the node
                 client.delete_async(path).wait(timeout)
 
 
@@ -434,12 +434,12 @@ def _closing(client: Any, timeout: float) -> Iterator[None]:
         closing.start()
         closing.join(timeout)
         if closing.is_alive():
-            # At exit kazoo's own handler would wait for the same again, for ever.
+            # At exit kazoo's own handler would wait for that again, forever.
             atexit.unregister(client.handler.stop)
 
 
 def _close(client: Any) -> None:
-    with suppress(Exception):  # a connection that is lost cannot end well
+    with suppress(Exception):  # fails if the connection is lost
         client.stop()
         client.close()
 
@@ -455,7 +455,7 @@ def _new_client(
 
 
 def _resolve(hosts: str) -> tuple[int, str]:
-    """Return how many addresses *hosts* has, and its chroot."""
+    """Return the number of addresses of *hosts*, and its chroot."""
     try:
         servers, chroot = _collect_hosts(hosts)
     except ValueError as error:

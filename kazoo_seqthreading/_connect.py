@@ -1,7 +1,6 @@
-"""Making a connection: name, TCP and TLS, under one deadline.
+"""Establishing a connection: DNS, TCP and TLS, with one deadline.
 
-Whatever fails, the socket is closed, and the error is an ``OSError`` or one of its
-family.
+On failure the socket is closed, and the error is an ``OSError`` or a subclass.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from ._connection_threads import current_connection_thread
 from ._errors import add_to_message
 from ._history import Facts
 from ._kazoo import is_socket_of
-from ._tls import Arguments, Codec, Contexts
+from ._tls import Codec, ContextCache, TLSArguments
 from ._waiting import check_timeout
 
-#: For those who give no timeout: kazoo's pinger.
+#: Used if there is no timeout, as when kazoo looks for a read-write server.
 DEFAULT_TIMEOUT = 10.0
 
 Address = tuple[str, int]
@@ -33,15 +32,15 @@ Spawn = Callable[..., threading.Thread]
 
 
 class Deadline:
-    """A moment, and how long it is until then."""
+    """A point in time, and the time remaining until then."""
 
     def __init__(self, timeout: float) -> None:
         self._end = monotonic() + timeout
 
-    def left(self, share: int = 1) -> float:
-        """Return the seconds left, divided by *share*.
+    def remaining(self, share: int = 1) -> float:
+        """Return the remaining seconds, divided by *share*.
 
-        :raises OSError: ``ETIMEDOUT`` if none are
+        :raises OSError: ``ETIMEDOUT`` if the deadline has passed
         """
         seconds = self._end - monotonic()
         if seconds <= 0:
@@ -50,10 +49,10 @@ class Deadline:
 
 
 class Connector:
-    """Makes a handler's connections.
+    """Establishes a handler's connections.
 
-    :param connect_timeout: the limit of one attempt in seconds, or ``None``
-    :param ssl_context: used instead of one made of kazoo's arguments
+    :param connect_timeout: timeout for one attempt in seconds, or ``None``
+    :param ssl_context: used instead of one made from kazoo's arguments
     :param keepalive: ``True``, or idle time, interval (seconds) and count
     :param spawn: starts a thread
     """
@@ -69,20 +68,20 @@ class Connector:
         self._ssl_context = ssl_context
         self._keepalive = keepalive
         self._spawn = spawn
-        self._contexts = Contexts()
-        self._hostnames: dict[Address, str] = {}  # of the servers, for TLS
+        self._contexts = ContextCache()
+        self._hostnames: dict[Address, str] = {}  # the servers' names, for TLS
 
     def connect(
         self,
         address: Any,
         hostname: Any,
         timeout: Optional[float],
-        arguments: Optional[Arguments],
+        arguments: Optional[TLSArguments],
     ) -> Connection:
         """Connect to *address*, with TLS if there are *arguments* for it.
 
-        :param hostname: the name for SNI and ``check_hostname``
-        :param timeout: in seconds; ``connect_timeout`` if that is less
+        :param hostname: the server's name for SNI and ``check_hostname``
+        :param timeout: in seconds; ``connect_timeout`` is used if it is less
         """
         if not (isinstance(address, (tuple, list)) and len(address) >= 2):
             raise TypeError(f"address must be (host, port), not {address!r}")
@@ -91,9 +90,9 @@ class Connector:
             if arguments is not None:
                 self._hostnames[address] = hostname
         else:
-            # kazoo's command() gives a port here: take the name we connected to.
+            # kazoo's command() passes a port here: use the name of this server.
             hostname = self._hostnames.get(address, address[0])
-        limit = self._limit(timeout)
+        limit = self._effective_timeout(timeout)
         server = f"{address[0]}:{address[1]}"
         thread = current_connection_thread()
         try:
@@ -116,8 +115,8 @@ class Connector:
         connection.facts = Facts(server, None if thread is None else thread.history)
         return connection
 
-    def _limit(self, timeout: Optional[float]) -> float:
-        """Return the seconds that a connection attempt may take."""
+    def _effective_timeout(self, timeout: Optional[float]) -> float:
+        """Return the timeout of a connection attempt, in seconds."""
         check_timeout(timeout)
         limits = [
             limit for limit in (timeout, self._connect_timeout) if limit is not None
@@ -131,7 +130,7 @@ class Connector:
         deadline: Deadline,
         context: Optional[ssl.SSLContext],
     ) -> Connection:
-        """Connect to the first of the host's addresses that answers.
+        """Connect to the first of the host's addresses that accepts.
 
         :raises OSError: if none does in time; :exc:`ssl.SSLError` if TLS fails
         """
@@ -142,11 +141,11 @@ class Connector:
                 try:
                     sock = socket.socket(family, kind, protocol)
                     try:
-                        # So that a dead address leaves time for the next.
-                        sock.settimeout(deadline.left(len(infos) - number))
+                        # Share the time: an address may be unreachable.
+                        sock.settimeout(deadline.remaining(len(infos) - number))
                         sock.connect(sockaddr)
                         _set_options(sock, self._keepalive)
-                        codec = _shake_hands(sock, context, hostname, deadline)
+                        codec = _tls_handshake(sock, context, hostname, deadline)
                         return Connection(sock, codec)
                     except BaseException:
                         sock.close()
@@ -164,7 +163,7 @@ class Connector:
                 error.strerror = "no answer in time"
             raise
         finally:
-            failure = None  # its traceback holds this frame
+            failure = None  # break the reference cycle of its traceback
 
 
 def _resolve(address: Address, deadline: Deadline, spawn: Spawn) -> list[Any]:
@@ -173,7 +172,7 @@ def _resolve(address: Address, deadline: Deadline, spawn: Spawn) -> list[Any]:
         ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         pass
-    else:  # no name server is asked
+    else:  # no DNS look-up is needed
         return socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)
     answer: list[Any] = []
 
@@ -183,9 +182,9 @@ def _resolve(address: Address, deadline: Deadline, spawn: Spawn) -> list[Any]:
         except Exception as error:
             answer.append(error)
 
-    # getaddrinfo knows no timeout: a thread of its own waits for it.
+    # getaddrinfo has no timeout, so it runs in a thread of its own.
     try:
-        spawn(ask, "resolve").join(deadline.left())
+        spawn(ask, "resolve").join(deadline.remaining())
         if not answer:
             raise OSError(errno.ETIMEDOUT, "the name was not resolved in time")
         if isinstance(answer[0], Exception):
@@ -195,7 +194,7 @@ def _resolve(address: Address, deadline: Deadline, spawn: Spawn) -> list[Any]:
     except RuntimeError as error:
         raise OSError(errno.EAGAIN, str(error)) from error
     finally:
-        answer.clear()  # the traceback of an exception in it holds this frame
+        answer.clear()  # break the reference cycle of an exception's traceback
 
 
 def _set_options(sock: socket.socket, keepalive: KeepAlive) -> None:
@@ -203,14 +202,14 @@ def _set_options(sock: socket.socket, keepalive: KeepAlive) -> None:
     if keepalive:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if isinstance(keepalive, tuple):
-        # The first one is called otherwise on macOS.
+        # The first option has another name on macOS.
         idle = "TCP_KEEPIDLE" if hasattr(socket, "TCP_KEEPIDLE") else "TCP_KEEPALIVE"
         for name, value in zip((idle, "TCP_KEEPINTVL", "TCP_KEEPCNT"), keepalive):
             if hasattr(socket, name):
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-def _shake_hands(
+def _tls_handshake(
     sock: socket.socket,
     context: Optional[ssl.SSLContext],
     hostname: Optional[str],
@@ -221,11 +220,11 @@ def _shake_hands(
     codec = Codec(context, hostname)
 
     def receive(size: int) -> bytes:
-        sock.settimeout(deadline.left())
+        sock.settimeout(deadline.remaining())
         return sock.recv(size)
 
     def send(data: bytes) -> None:
-        sock.settimeout(deadline.left())
+        sock.settimeout(deadline.remaining())
         sock.sendall(data)
 
     codec.handshake(receive, send)

@@ -1,44 +1,49 @@
-"""A connection to a server: a socket with buffers on both sides.
+"""A connection to a server: a socket with buffers in both directions.
 
 Data flow::
 
-    kazoo -> send -> _out -> [TLS] -> _wire -> socket
-    kazoo <- recv <- _frames <- _partial <- [TLS] <- socket
+    kazoo -> send -> _send_queue -> [TLS] -> _unsent -> socket
+    kazoo <- recv <- _frames <- _partial_frame <- [TLS] <- socket
 
-kazoo asks ``pending()`` and ``handler.select()`` before it reads, and ``select()``
-before it writes. So a connection that answers from its buffers saves the system
-calls: one ``recv`` brings dozens of replies, one ``send`` takes dozens of requests.
+kazoo calls ``pending()`` and ``handler.select()`` before it reads, and ``select()``
+before it writes. Answering these from the buffers saves system calls: one ``recv``
+reads dozens of replies, one ``send`` writes dozens of requests.
 
 Rules
 -----
-1. kazoo gets whole frames. A connection is readable when a frame is complete (or the
-   peer has closed), so a slow or cut frame holds up neither requests nor heartbeats.
-   A length that no server sends, or a reply that was not asked for, is an
-   ``OSError``: kazoo reconnects, where it would end its thread.
-2. What was written leaves before the connection thread sleeps, and at the latest after
-   ``TURNS`` answers from memory. Errors of a late ``send`` are raised by the next
-   ``select``: kazoo takes the connection for lost, and fails what was not answered.
-3. Both directions go on when one is stuck. A full socket is finished when it is
-   writable again, meanwhile replies are read; above ``HIGH_WATER`` unsent bytes no
-   further request is taken from kazoo's queue.
-4. A server that is silent while requests are unanswered is given up after two intervals
-   of heartbeats, also under a flood of requests, where kazoo sends no heartbeat. The
-   socket is read before that is judged: the process may have been suspended.
-5. Neither direction starves: at most ``TURNS`` answers are given from memory before
-   the socket is looked at, and a request that waits is reported with every reply.
-6. Another thread that closes the connection shuts it down, which wakes the connection
-   thread; only that one, its owner, closes the descriptor. So no thread ever uses a
-   descriptor that has become somebody else's.
-7. What is not sent when the connection is closed is dropped: kazoo has failed it.
-8. How it ended is noted in ``facts`` where that is seen; ``_history`` says why.
+1. kazoo reads complete frames. A connection is readable when a frame is complete (or
+   the peer has closed), so a slow or incomplete frame delays neither requests nor
+   heartbeats. A length that no server sends, or a reply without a request, raises an
+   ``OSError``: kazoo then reconnects; its own exception would end its thread.
+2. Written data is sent before the connection thread sleeps, and at the latest after
+   ``MAX_BUFFERED_ANSWERS`` answers from the buffers. An error of that ``send`` is
+   raised by the next ``select``: kazoo then takes the connection for lost, and fails
+   the unanswered requests.
+3. The directions do not block each other. If the send buffer of the socket is full, the
+   rest is sent when it becomes writable; meanwhile replies are read. Above
+   ``SEND_HIGH_WATER`` unsent bytes, no further request is taken from kazoo's queue.
+4. If requests are unanswered and the server is silent for two heartbeat intervals, the
+   connection is given up, also under a flood of requests, during which kazoo sends no
+   heartbeats. The socket is read before that is decided, as the process may have been
+   suspended.
+5. Neither direction starves: ``select`` gives at most ``MAX_BUFFERED_ANSWERS`` answers
+   from the buffers before it checks the socket, and it reports a waiting request along
+   with every reply.
+6. If another thread closes the connection, it shuts it down, which wakes the connection
+   thread. Only the owner, the connection thread, closes the descriptor, so no thread
+   uses a descriptor number that was reassigned.
+7. Data that is unsent when the connection is closed is dropped: kazoo has failed its
+   requests.
+8. The end of a connection is recorded in ``facts`` where it is observed; ``_history``
+   determines the cause.
 
 All this begins with :meth:`Connection.wait`, which ``handler.select()`` calls in
-kazoo's main loop. Before, and where ``select`` is overridden, or the wake-up channel,
-the connection is a plain socket, with TLS as :class:`ssl.SSLSocket` has it.
+kazoo's main loop. Before that, and if ``select`` or the wake-up channel is overridden,
+the connection is a plain socket, with TLS as in :class:`ssl.SSLSocket`.
 
 ``close`` may be called by any thread; ``_closed_by`` is only ever set. Everything else
-belongs to the owner: the thread that called ``setblocking(False)``, as kazoo's does
-once it is connected.
+belongs to the owner: the thread that called ``setblocking(False)``, as kazoo's thread
+does once it is connected.
 """
 
 from __future__ import annotations
@@ -56,10 +61,10 @@ from typing import TYPE_CHECKING, Any, Optional, Union
 from . import _fork, _select
 from ._batch import flush_batch, start_batch
 from ._connection_threads import current_connection_thread
-from ._history import CLOCKS_EVERY, Facts, log_late_heartbeat
+from ._history import CLOCK_INTERVAL, Facts, log_late_heartbeat
 from ._monitor import report
 from ._round_trips import RoundTripCounters, Sampler
-from ._stats import Traffic
+from ._stats import TrafficCounters
 from ._steps import check_expected
 from ._turn import SUPPORTED, Turn
 
@@ -71,27 +76,28 @@ if TYPE_CHECKING:
 Data = Union[bytes, bytearray, memoryview]
 Ready = list[Any]
 
-#: How many bytes one ``recv`` asks for.
+#: Maximum number of bytes to read with one ``recv``.
 RECEIVE_SIZE = 65536
-#: How many bytes may wait to be sent before requests have to wait.
-HIGH_WATER = 1 << 20
-#: How often ``select`` answers from memory before it looks at the socket.
-TURNS = 64
-#: With so many requests in flight, replies are collected, so that one system call and
-#: one switch of threads serve many: for so many seconds per request, and at the most.
-BUSY = 64
-DWELL, MAX_DWELL = 7e-6, 0.002
-#: After how many wake-ups their bytes are taken out, where that is not needed at once.
+#: Number of unsent bytes above which requests have to wait.
+SEND_HIGH_WATER = 1 << 20
+#: How often ``select`` may answer from the buffers before it checks the socket.
+MAX_BUFFERED_ANSWERS = 64
+#: With so many requests in flight, replies are coalesced: the connection thread waits,
+#: so many seconds per request and in total at most, so that one system call and one
+#: thread switch serve many of them.
+COALESCE_THRESHOLD = 64
+COALESCE_DELAY_PER_REQUEST, MAX_COALESCE_DELAY = 7e-6, 0.002
+#: Number of wake-ups after which an edge-triggered wake-up channel is drained.
 DRAIN_EVERY = 64
-#: How long a plain TLS connection waits for the peer to read, in seconds.
+#: How long an unbuffered TLS connection waits for the peer to read, in seconds.
 SEND_TIMEOUT = 10.0
-#: A reply has a header of this size, the answer to a connect request is longer.
+#: The size of a reply's header; a connect response is longer.
 MIN_FRAME = 16
-#: More than any server's ``jute.maxbuffer`` can sensibly be.
+#: More than any sensible ``jute.maxbuffer`` of a server.
 MAX_FRAME = 1 << 28
 
 _length_and_xid = Struct("!ii").unpack_from
-_WATCH_EVENT = -1  # its xid: the one frame that answers no request
+_WATCH_EVENT = -1  # the xid of the only frame that is not a reply
 _PING = -2
 _log = logging.getLogger("kazoo_seqthreading.connection")
 
@@ -106,10 +112,10 @@ def _closed() -> OSError:
 
 
 class Connection(socket.socket):
-    """A connected socket, with TLS if a codec is given, as kazoo uses it.
+    """A connected socket, with TLS if there is a codec, as kazoo uses it.
 
-    :param sock: connected; the connection takes it over
-    :param codec: the TLS of the connection, after its handshake
+    :param sock: a connected socket; its descriptor is taken over
+    :param codec: the connection's TLS codec, after the handshake
     """
 
     def __init__(self, sock: socket.socket, codec: Optional[Codec]) -> None:
@@ -120,29 +126,29 @@ class Connection(socket.socket):
         self._codec = codec
         self._closed_by: Optional[int] = None  # the thread that closed it first
         self._owner: Optional[int] = None
-        self.framed = False  # by wait()
-        # in
-        self._frames = b""  # whole frames, of which kazoo has read up to _read
-        self._read = 0
-        self._end = 0
-        self._left = 0  # of the frame that kazoo reads
-        self._partial = bytearray()  # the beginning of the next frame
-        self._needed = 8  # how much it takes to get on with it
+        self.framed = False  # whether wait() has switched to whole frames
+        # Received data:
+        self._frames = b""  # whole frames, read by kazoo up to _read_pos
+        self._read_pos = 0
+        self._frames_end = 0
+        self._frame_remaining = 0  # bytes left of the frame that kazoo is reading
+        self._partial_frame = bytearray()  # the beginning of the next frame
+        self._bytes_needed = 8  # size of _partial_frame that allows progress
         self._eof = False
-        # out
-        self._out: list[Data] = []
-        self._out_size = 0
-        self._wire: Optional[memoryview] = None  # what the socket did not take
-        self._turns = 0  # answers from memory before the socket is looked at
-        # heartbeats
+        # Data to be sent:
+        self._send_queue: list[Data] = []
+        self._unsent_size = 0
+        self._unsent: Optional[memoryview] = None  # not taken by the socket yet
+        self._answers_left = 0  # from the buffers, before the socket is checked
+        # Heartbeats:
         self.interval = 0.0
         self.sent_at = self.heard_at = self._waits_since = monotonic()
-        self._traffic = Traffic()
+        self._traffic = TrafficCounters()
         self.sampler = Sampler([], int)
         self.round_trips = RoundTripCounters()
         self.facts = Facts()
         self._clocks_due = 0.0
-        # kazoo's, while its main loop is served
+        # While kazoo's main loop is running:
         self._client: Any = None
         self._steps: Optional[Steps] = None
         self._in_step = False
@@ -160,17 +166,17 @@ class Connection(socket.socket):
         return super().fileno() if self._closed_by is None else -1
 
     def settimeout(self, timeout: Optional[float]) -> None:
-        """Set the limit of a blocking call, in seconds; 0: this thread is the owner."""
-        if self._closed_by is None:  # else select() is to say so
+        """Set the timeout in seconds; 0 also makes this thread the owner."""
+        if self._closed_by is None:  # else the next select() raises
             super().settimeout(timeout)
         self._owner = threading.get_ident() if timeout == 0 else None
 
     def setblocking(self, flag: bool) -> None:
-        """Set the limit of a blocking call to ``None``, or to 0."""
+        """Set the timeout to ``None``, or to 0."""
         self.settimeout(None if flag else 0)
 
     def __getattr__(self, name: str) -> Any:
-        """Look up what an :class:`ssl.SSLSocket` has, and a socket has not."""
+        """Return an attribute that an :class:`ssl.SSLSocket` has in addition."""
         codec = self.__dict__.get("_codec")
         if codec is None:
             raise AttributeError(f"a connection has no attribute {name!r}")
@@ -178,31 +184,31 @@ class Connection(socket.socket):
 
     @property
     def ssl_object(self) -> Optional[ssl.SSLObject]:
-        """What tells of the connection's TLS: its version, cipher, certificates."""
+        """The TLS object, which has the version, cipher and certificates."""
         return None if self._codec is None else self._codec.ssl
 
     def buffered(self) -> int:
-        """Return how many bytes :meth:`recv` has without asking the socket."""
-        return self._end - self._read
+        """Return the number of bytes that :meth:`recv` has in its buffer."""
+        return self._frames_end - self._read_pos
 
     def unsent(self) -> int:
-        """Return how many bytes wait to be sent."""
-        return self._out_size
+        """Return the number of bytes to be sent."""
+        return self._unsent_size
 
     def pending(self) -> int:
-        """Return how many bytes of a frame that was begun are left to read.
+        """Return the number of bytes left of a frame that was read in part.
 
-        At the beginning of a frame kazoo is to ask ``handler.select()``, which may be
-        overridden: a time-out there is one of the connection.
+        It is 0 at the beginning of a frame, so that kazoo calls ``handler.select()``,
+        which may be overridden: a timeout there is one of the connection.
         """
-        return self._left if self.framed else self.buffered()
+        return self._frame_remaining if self.framed else self.buffered()
 
     def recv(self, bufsize: int, flags: int = 0) -> bytes:
         """Return up to *bufsize* bytes, ``b""`` if the peer has closed.
 
-        :raises BlockingIOError: if nothing is there, and the connection does not block
+        :raises BlockingIOError: if there is nothing, and the connection does not block
         """
-        if self._read == self._end:
+        if self._read_pos == self._frames_end:
             if not self.framed and self._codec is None:
                 return self._recv_plain(bufsize, flags)
             while not self._fill():
@@ -212,21 +218,21 @@ class Connection(socket.socket):
                     raise ssl.SSLWantReadError(
                         ssl.SSL_ERROR_WANT_READ, "no whole record is there"
                     )
-        read = self._read
+        read = self._read_pos
         end = read + bufsize
-        if end > self._end:
-            end = self._end
-        self._read = end
+        if end > self._frames_end:
+            end = self._frames_end
+        self._read_pos = end
         data = self._frames[read:end]
         if not self.framed:
-            self.facts.note_hello(self, data)
+            self.facts.note_connect_response(self, data)
         elif end > read:
-            if not self._left:
+            if not self._frame_remaining:
                 length, xid = _length_and_xid(self._frames, read)
                 check_expected(self._client._pending, xid)
-                self._left = 4 + length
-            self._left -= end - read
-        if end == self._end:
+                self._frame_remaining = 4 + length
+            self._frame_remaining -= end - read
+        if end == self._frames_end:
             self._frames = b""  # it may be large
         return data
 
@@ -238,31 +244,31 @@ class Connection(socket.socket):
         except OSError as error:
             self.facts.note_error(self, error)
             raise
-        self.facts.note_hello(self, data)
+        self.facts.note_connect_response(self, data)
         return data
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
-        """Read into *buffer* as :meth:`recv` does; return the number of bytes."""
+        """Read into *buffer*, as :meth:`recv` does; return the number of bytes."""
         view = memoryview(buffer).cast("B")
         data = self.recv(nbytes or len(view), flags)
         view[: len(data)] = data
         return len(data)
 
     def send(self, data: Data, flags: int = 0) -> int:  # type: ignore[override]
-        """Send *data*, or take it to be sent when the connection thread sleeps.
+        """Send *data*, or buffer it until the connection thread sleeps.
 
         :returns: the number of bytes
         """
         if not self.framed:
             if self._codec is None:
                 return super().send(data, flags)
-            self._out.append(data)
-            while self._flush():  # a record cannot be sent by halves
+            self._send_queue.append(data)
+            while self._flush():  # a TLS record must be sent completely
                 if not _select.select([], [self], [], SEND_TIMEOUT)[1]:
                     raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
             return len(data)
-        self._out.append(data)
-        self._out_size += len(data)
+        self._send_queue.append(data)
+        self._unsent_size += len(data)
         if not self._client._pending:
             self._waits_since = monotonic()
         if len(data) >= 8 and _length_and_xid(data)[1] == _PING:
@@ -270,7 +276,7 @@ class Connection(socket.socket):
         return len(data)
 
     def sendall(self, data: Data, flags: int = 0) -> None:  # type: ignore[override]
-        """Send *data* now; a blocking socket has taken it all on return."""
+        """Send *data* now; on a blocking socket, all of it."""
         if self._codec is None and not self.framed:
             super().sendall(data, flags)
             return
@@ -278,11 +284,11 @@ class Connection(socket.socket):
         self._flush()
 
     def close(self) -> None:
-        """Close the connection; what was not sent is dropped."""
+        """Close the connection; unsent data is dropped."""
         self.facts.closed(self)
         self._closed_by = threading.get_ident()
         try:
-            self.shutdown(socket.SHUT_RDWR)  # wakes whoever polls
+            self.shutdown(socket.SHUT_RDWR)  # wakes the threads that poll
         except OSError:
             pass  # not connected any more
         if self._owner in (None, self._closed_by):
@@ -301,30 +307,30 @@ class Connection(socket.socket):
         try:
             self._release()
         except AttributeError:
-            pass  # it was never made
+            pass  # __init__ has failed
 
     def _after_fork(self) -> None:
-        """Close the child's copy of the descriptor; the peer does not notice."""
+        """Close the child's copy of the descriptor, which the peer does not notice."""
         self._closed_by = 0
         self._release()
 
-    # -- as kazoo's select asks for it -------------------------------------------------
+    # -- for handler.select() ----------------------------------------------------------
 
     def ready_to_write(self) -> Ready:
-        """Return the connection: it always takes what is written."""
+        """Return the connection, which is always writable."""
         if self._closed_by is not None:
             raise _closed()
         return [self]
 
     def wait(self, wakeup: Optional[WakeupReader], timeout: Optional[float]) -> Ready:
-        """Return which of the connection and *wakeup* can be read.
+        """Wait until the connection or *wakeup* is readable; return those that are.
 
-        :param timeout: how long to wait, in seconds; ``None`` waits for ever
-        :raises OSError: if the connection is closed, or broken
+        :param timeout: how long to wait, in seconds; ``None`` waits forever
+        :raises OSError: if the connection is closed or broken
         """
-        turns = self._turns
-        if turns and self._steps is None:
-            self._turns = turns - 1
+        answers_left = self._answers_left
+        if answers_left and self._steps is None:
+            self._answers_left = answers_left - 1
             ready = self._ready(wakeup)
             if ready:
                 return ready
@@ -332,15 +338,15 @@ class Connection(socket.socket):
             if not self.framed:
                 assert wakeup is not None
                 self._begin_frames(wakeup)
-            look = not turns or timeout == 0 or self._steps is not None
-            return self._wait(wakeup, timeout, look)
+            check_socket = not answers_left or timeout == 0 or self._steps is not None
+            return self._wait(wakeup, timeout, check_socket)
         except OSError as error:
             self.facts.note_error(self, error)
             raise
         except Exception as error:
             if self._in_step:
-                raise  # it is kazoo's
-            # any other one would end kazoo's thread for good
+                raise  # kazoo raised it, and handles it
+            # Any other exception would end kazoo's thread for good.
             report(
                 _log.error,
                 "Unexpected exception: the connection is given up. Please report it",
@@ -350,7 +356,7 @@ class Connection(socket.socket):
             raise OSError(errno.EIO, "unexpected exception in select()") from error
 
     def _begin_frames(self, wakeup: WakeupReader) -> None:
-        """Buffer in both directions from now on; this thread is the owner."""
+        """Begin to buffer in both directions; this thread is the owner."""
         fd = self.fileno()
         if fd < 0:
             raise _closed()
@@ -372,117 +378,126 @@ class Connection(socket.socket):
         self.settimeout(0)
         self.framed = True
         self._waits_since = monotonic()
-        data = self._frames[self._read : self._end]
-        self._frames, self._read, self._end = b"", 0, 0
+        data = self._frames[self._read_pos : self._frames_end]
+        self._frames, self._read_pos, self._frames_end = b"", 0, 0
         if data:
             self._split(data)
 
     def _wait(
-        self, wakeup: Optional[WakeupReader], timeout: Optional[float], look: bool
+        self,
+        wakeup: Optional[WakeupReader],
+        timeout: Optional[float],
+        check_socket: bool,
     ) -> Ready:
-        """Wait as :meth:`wait`; *look* at the socket first, if that is due."""
-        self._turns = TURNS
+        """Wait, see :meth:`wait`; with *check_socket*, use the socket first."""
+        self._answers_left = MAX_BUFFERED_ANSWERS
         now = began = monotonic()
         deadline = None if timeout is None else now + timeout
         if wakeup is not None and timeout is not None and timeout > self.interval:
-            self.interval = timeout  # heartbeats are due as often
-        self._check_heartbeat(now)
+            self.interval = timeout  # kazoo's heartbeat interval
+        self._warn_if_heartbeat_late(now)
         start_batch()
-        if look:
+        if check_socket:
             self._flush()
-            flush_batch()  # under a flood of replies it never sleeps
-            if self._read == self._end and not self._fill():
-                self._check_silence()
+            flush_batch()  # with a constant flow of replies, it never sleeps
+            if self._read_pos == self._frames_end and not self._fill():
+                self._fail_if_silent()
         while True:
             if self._closed_by is not None:
                 raise _closed()
             if self._steps is not None and wakeup is not None:
                 self._take_steps(self._steps, wakeup.client._queue)
-            if self.sampler.received_at and self._read == self._end:
+            if self.sampler.received_at and self._read_pos == self._frames_end:
                 self.sampler.processed(monotonic())
             ready = self._ready(wakeup)
             if ready:
                 return ready
             now = monotonic()
-            left = None if deadline is None else deadline - now
-            if left is not None and left <= 0 and self.sent_at > began:
-                left = self.sent_at + self.interval - now  # requests are heartbeats
-            if left is not None and left <= 0:
+            remaining = None if deadline is None else deadline - now
+            if remaining is not None and remaining <= 0 and self.sent_at > began:
+                remaining = (
+                    self.sent_at + self.interval - now
+                )  # a request serves as a heartbeat
+            if remaining is not None and remaining <= 0:
                 if self._steps is not None and self.heard_at > began:
-                    self._steps.server_is_alive()
+                    self._steps.clear_outstanding_ping()
                 return []
-            self._check_heartbeat(now)
-            self._sleep(wakeup, left)
+            self._warn_if_heartbeat_late(now)
+            self._sleep(wakeup, remaining)
 
     def _ready(self, wakeup: Optional[WakeupReader]) -> Ready:
-        """Return what kazoo can read."""
-        readable = self._read < self._end or self._eof
-        if wakeup is not None and wakeup.client._queue and self._out_size < HIGH_WATER:
+        """Return the objects that kazoo can read from, judging by the buffers."""
+        readable = self._read_pos < self._frames_end or self._eof
+        if (
+            wakeup is not None
+            and wakeup.client._queue
+            and self._unsent_size < SEND_HIGH_WATER
+        ):
             return [self, wakeup] if readable else [wakeup]
         return [self] if readable else []
 
     def _take_steps(self, steps: Steps, queue: Any) -> None:
-        """Take steps in both directions in turn, a limited number of them."""
+        """Take a limited number of steps, alternating between the directions."""
         self._in_step = True
-        for _ in range(TURNS):
+        for _ in range(MAX_BUFFERED_ANSWERS):
             idle = True
-            if queue and self._out_size < HIGH_WATER and steps.send():
+            if queue and self._unsent_size < SEND_HIGH_WATER and steps.send():
                 idle = False
-            read = self._read
-            if read < self._end:
+            read = self._read_pos
+            if read < self._frames_end:
                 end = steps.receive(self._frames, read)
                 if end != read:
-                    self._read = end
+                    self._read_pos = end
                     idle = False
             if idle:
                 break
         self._in_step = False
-        if self._read == self._end:
+        if self._read_pos == self._frames_end:
             self._frames = b""  # it may be large
 
     def _sleep(self, wakeup: Optional[WakeupReader], timeout: Optional[float]) -> None:
-        """Sleep until something happens, and read if it is that."""
-        if self._out or self._wire is not None:
+        """Sleep until there is something to do; then read what is there."""
+        if self._send_queue or self._unsent is not None:
             flush_batch()
             self._flush()
-        if wakeup is not None and self._collect_replies():
+        if wakeup is not None and self._coalesce_replies():
             return
-        if self._out_size >= HIGH_WATER:
-            wakeup = None  # its requests have to wait
-        # As late as possible: who is woken needs the interpreter's lock.
+        if self._unsent_size >= SEND_HIGH_WATER:
+            wakeup = None  # requests have to wait
+        # As late as possible: the woken threads compete for the GIL.
         if flush_batch() > 1:
-            sleep(0)  # they get it, and need not ring for their next requests
+            sleep(0)  # yield it: they can make further requests without a wake-up
         if wakeup is not None and not wakeup.begin_sleep():
             return
         readable, woken = self._poll(wakeup, timeout)
         if woken and wakeup is not None:
-            self._note_wake_up(wakeup)
-        if self._read < self._end:
+            self._note_wakeup(wakeup)
+        if self._read_pos < self._frames_end:
             return
         if woken and not readable:
-            self._check_silence()
+            self._fail_if_silent()
             return
-        # A poll that was interrupted, by a suspended process, may have missed it.
+        # The process may have been suspended, and the poll may have missed a reply.
         if not self._fill() and not readable:
-            self._check_silence()
+            self._fail_if_silent()
 
-    def _collect_replies(self) -> bool:
-        """Wait a little for many replies, if there are many to come."""
+    def _coalesce_replies(self) -> bool:
+        """Wait for replies to accumulate, if many are outstanding; then read them."""
         in_flight = len(self._client._pending)
-        if in_flight < BUSY or self._wire is not None:
+        if in_flight < COALESCE_THRESHOLD or self._unsent is not None:
             return False
         flush_batch()
-        sleep(min(in_flight * DWELL, MAX_DWELL))
+        sleep(min(in_flight * COALESCE_DELAY_PER_REQUEST, MAX_COALESCE_DELAY))
         return self._fill()
 
     def _poll(
         self, wakeup: Optional[WakeupReader], timeout: Optional[float]
     ) -> tuple[bool, bool]:
-        """Sleep, with the connection lent to callers if nothing is in the middle."""
+        """Sleep in the poller, with the connection lent to callers if possible."""
         poller: Any = self._poller
         turn = self._turn
-        writing = self._wire is not None
-        if turn is None or wakeup is None or writing or self._partial:
+        writing = self._unsent is not None
+        if turn is None or wakeup is None or writing or self._partial_frame:
             try:
                 readable, woken = poller.poll(writing, wakeup, timeout)
                 return readable, woken
@@ -494,7 +509,7 @@ class Connection(socket.socket):
         turn.lend()
         try:
             while True:
-                limit = turn.limit(timeout)
+                limit = turn.poll_timeout(timeout)
                 readable, woken = poller.poll(False, wakeup, limit)
                 if readable or woken or limit == timeout:
                     return readable, woken
@@ -506,34 +521,34 @@ class Connection(socket.socket):
             if data:
                 self._split(data)
 
-    def _note_wake_up(self, wakeup: WakeupReader) -> None:
+    def _note_wakeup(self, wakeup: WakeupReader) -> None:
         poller: Any = self._poller
         self._traffic.wake_ups += 1
         if not poller.edge_triggered or self._traffic.wake_ups % DRAIN_EVERY == 0:
             wakeup.drain()
 
-    # -- for callers that have the turn ----------------------------------------------
+    # -- for callers with the turn ---------------------------------------------------
 
     def note_request(self, now: float) -> None:
-        """Expect an answer from now on."""
+        """Record that a request is sent, whose reply is awaited."""
         self.sent_at = self._waits_since = now
 
-    def give_up(self) -> None:
-        """End the connection; its thread notices, and kazoo reconnects."""
+    def abort(self) -> None:
+        """Shut the connection down; its thread notices, and kazoo reconnects."""
         try:
             self.shutdown(socket.SHUT_RDWR)
         except OSError:
-            pass  # it has ended
+            pass  # already disconnected
 
     def suspend_polling(self) -> None:
-        """Have the connection thread not wake for what comes."""
+        """Stop the connection thread from waking when data arrives."""
         try:
             self._poller.suspend()  # type: ignore[union-attr]
         except (OSError, ValueError):
             pass  # closed
 
     def resume_polling(self) -> None:
-        """Have the connection thread wake for what comes."""
+        """Let the connection thread wake again when data arrives."""
         try:
             self._poller.resume()  # type: ignore[union-attr]
         except (OSError, ValueError):
@@ -542,7 +557,7 @@ class Connection(socket.socket):
     # -- the socket ------------------------------------------------------------------
 
     def _fill(self) -> bool:
-        """Read from the socket once; tell whether :meth:`recv` has an answer now."""
+        """Read from the socket once; return whether :meth:`recv` will not block."""
         if self._eof:
             return True
         try:
@@ -561,24 +576,24 @@ class Connection(socket.socket):
             self._eof = self._eof or ended
             answer = self._codec.outgoing.read()
             if answer:
-                self._wire = memoryview(bytes(self._wire or b"") + answer)
+                self._unsent = memoryview(bytes(self._unsent or b"") + answer)
         if self.framed:
             self._split(data)
         else:
-            self._frames, self._read, self._end = data, 0, len(data)
-        return self._read < self._end or self._eof
+            self._frames, self._read_pos, self._frames_end = data, 0, len(data)
+        return self._read_pos < self._frames_end or self._eof
 
     def _split(self, data: bytes) -> None:
-        """Divide what was received into whole frames, and the rest."""
-        partial = self._partial
+        """Split received data into complete frames and the rest."""
+        partial = self._partial_frame
         if partial:
             partial += data
-            if len(partial) < self._needed:
+            if len(partial) < self._bytes_needed:
                 return
             data = bytes(partial)
             partial.clear()
         end, size, answers, last = 0, len(data), 0, 0
-        self._needed = 8
+        self._bytes_needed = 8
         while size - end >= 8:
             length, xid = _length_and_xid(data, end)
             if not MIN_FRAME <= length <= MAX_FRAME:
@@ -586,7 +601,7 @@ class Connection(socket.socket):
                     errno.EPROTO, f"the server sent a frame of {length} bytes"
                 )
             if size - end < 4 + length:
-                self._needed = 4 + length
+                self._bytes_needed = 4 + length
                 break
             end += 4 + length
             if xid != _WATCH_EVENT:
@@ -596,22 +611,22 @@ class Connection(socket.socket):
         if last and self.sampler.xid:
             self.sampler.received(last, self.heard_at)
         partial += data[end:]
-        self._frames, self._read, self._end = data, 0, end
+        self._frames, self._read_pos, self._frames_end = data, 0, end
         self._traffic.replies += answers
 
     def _flush(self) -> bool:
-        """Give the socket what it takes; tell whether something is left."""
-        while self._out or self._wire is not None:
-            wire = self._wire
-            if wire is None:
-                out, self._out = self._out, []
+        """Send as much as the socket takes; return whether data is left."""
+        while self._send_queue or self._unsent is not None:
+            unsent = self._unsent
+            if unsent is None:
+                out, self._send_queue = self._send_queue, []
                 data = out[0] if len(out) == 1 else b"".join(out)
                 if self._codec is not None:
                     data = self._codec.encrypt(data)
-                wire = memoryview(data)
+                unsent = memoryview(data)
                 self._traffic.requests += len(out)
             try:
-                sent = _transmit(self, wire)
+                sent = _transmit(self, unsent)
             except BlockingIOError:
                 sent = 0
             self._traffic.sends += 1
@@ -619,16 +634,19 @@ class Connection(socket.socket):
             now = self.sent_at = monotonic()
             if self.framed and now >= self.sampler.due:
                 self.sampler.sent(self._client._pending, now)
-            if sent < len(wire):
-                self._wire = wire[sent:]
-                self._out_size = len(self._wire) + sum(map(len, self._out))
+            if sent < len(unsent):
+                self._unsent = unsent[sent:]
+                self._unsent_size = len(self._unsent) + sum(map(len, self._send_queue))
                 return True
-            self._wire = None
-        self._out_size = 0
+            self._unsent = None
+        self._unsent_size = 0
         return False
 
-    def _check_silence(self) -> None:
-        """Give the connection up where kazoo does not: while requests keep coming."""
+    def _fail_if_silent(self) -> None:
+        """Raise an :exc:`OSError` if requests are unanswered and the server is silent.
+
+        kazoo does not detect that while requests keep coming.
+        """
         if not self._client._pending:
             return
         if self._is_silent() and not self._fill() and self._is_silent():
@@ -639,22 +657,22 @@ class Connection(socket.socket):
         since = max(self.heard_at, self._waits_since)
         return monotonic() - since > 2 * self.interval > 0
 
-    def _check_heartbeat(self, now: float) -> None:
-        """Warn where a heartbeat was due and this thread was not there to send it."""
+    def _warn_if_heartbeat_late(self, now: float) -> None:
+        """Warn if a heartbeat is overdue because this thread was held up."""
         is_late = now - self.sent_at > 1.5 * self.interval > 0
         if now < self._clocks_due and not is_late:
             return
-        self._clocks_due = now + CLOCKS_EVERY
+        self._clocks_due = now + CLOCK_INTERVAL
         held_up = self.facts.note_silence(self, now)
         if held_up is not None:
             report(log_late_heartbeat, self.facts.server, held_up, self.interval)
 
-    def stands(self) -> bool:
-        """Tell whether a session is served over it."""
+    def has_session(self) -> bool:
+        """Return whether it is open and has a session."""
         return self._closed_by is None and self.facts.session_timeout > 0
 
     def unanswered(self) -> int:
-        """Return how many requests were sent, and have no reply yet."""
+        """Return the number of requests that were sent and not answered."""
         return 0 if self._client is None else len(self._client._pending)
 
     def sent_since(self, xid: int) -> float:
@@ -665,12 +683,12 @@ class Connection(socket.socket):
         return self.sampler.sent_since(xid)
 
     def all_round_trips(self) -> list[RoundTripCounters]:
-        """Return what was sampled of it, in this thread and in others."""
+        """Return the samples of the connection thread and of callers."""
         turn = self._turn
         return [self.round_trips, *([] if turn is None else [turn.round_trips])]
 
     def oldest_unanswered(self, now: float) -> float:
-        """Return how long the oldest of them has been waiting, in seconds."""
+        """Return how long the oldest unanswered request has waited, in seconds."""
         try:
             since = self.sent_since(self._client._pending[0][2])
         except (AttributeError, IndexError):

@@ -1,18 +1,19 @@
 """The connection threads of a handler's clients.
 
-A client's connection thread reads every reply and runs every state listener.
+A client's connection thread reads all replies and runs all state listeners.
 
-1. kazoo asks ``spawn`` for it, with ``ConnectionHandler.zk_loop``. While that runs, the
-   thread is known by its ident; each thread adds and removes its own entry.
-2. On a stopped handler, callbacks of the results that it completes run in a worker of
-   its own, for they may block. The thread ends after that worker, or after the
-   handler's ``stop_timeout``: who joins it, as ``client.stop()`` does, finds them run.
-3. In a forked child these threads are gone, and kazoo's clients do not know. kazoo
-   closes a client at the end of ``zk_loop``, which its thread reaches when the client's
-   ``_stopped`` event is set. So in the child that event is set, and the loop runs once
-   more, for each inherited client: it touches neither network nor session, fails what
-   was pending, tells the listeners ``LOST``, and leaves a stopped client, which can be
-   started anew.
+1. kazoo asks ``spawn`` to run ``ConnectionHandler.zk_loop``. While that runs, the
+   thread is registered by its ident; each thread adds and removes its own entry.
+2. On a stopped handler, the callbacks of results that a connection thread completes run
+   in a worker of its own, as they may block. The thread ends after that worker, or
+   after the handler's ``stop_timeout``: once it is joined, as in ``client.stop()``,
+   they have run.
+3. In a forked child these threads do not exist, but kazoo's clients do not know. kazoo
+   closes a client at the end of ``zk_loop``, which is reached when the client's
+   ``_stopped`` event is set. So the child sets that event and runs the loop once more
+   for each inherited client. This uses neither the network nor the session; it fails
+   the pending requests, calls the listeners with ``LOST``, and leaves a stopped client,
+   which can be started again.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from . import _fork
 from ._batch import enable_batches
 from ._connection_watch import ConnectionWatch
 from ._disconnects import Disconnect
-from ._history import KEPT, History, forked_from, record
-from ._stats import Traffic
+from ._history import MAX_DISCONNECTS, History, forked_from, record
+from ._stats import TrafficCounters
 
 if TYPE_CHECKING:
     from kazoo.protocol.connection import ConnectionHandler
@@ -40,18 +41,18 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("kazoo_seqthreading.fork")
 
-#: Of all handlers, by ident.
+#: The connection threads of all handlers, by ident.
 _current: dict[int, ConnectionThread] = {}
 
 
 def current_connection() -> Optional[ConnectionHandler]:
-    """Return the connection whose thread this is, else ``None``."""
+    """Return kazoo's connection if this is a connection thread, else ``None``."""
     thread = _current.get(threading.get_ident())
     return None if thread is None else thread.connection
 
 
 def current_connection_thread() -> Optional[ConnectionThread]:
-    """Return what is known of this thread if it is a connection thread."""
+    """Return the state of this thread if it is a connection thread, else ``None``."""
     return _current.get(threading.get_ident())
 
 
@@ -60,18 +61,18 @@ def _nothing_seen() -> object:
 
 
 class ConnectionThread:
-    """One run of a client's connection loop, in the thread that makes it.
+    """The state of a connection thread, during one run of a client's connection loop.
 
-    :param connection: kazoo's
-    :param traffic: counts what goes over the connection
-    :param steps: kazoo's, if they can be taken here
-    :param owner: its handler's
+    :param connection: kazoo's connection
+    :param traffic: the counters for its traffic
+    :param steps: runs the loop's steps, if that is possible here
+    :param owner: the handler's connection threads
     """
 
     def __init__(
         self,
         connection: ConnectionHandler,
-        traffic: Traffic,
+        traffic: TrafficCounters,
         steps: Optional[Steps],
         owner: ConnectionThreads,
     ) -> None:
@@ -83,38 +84,38 @@ class ConnectionThread:
         self.late_worker: Optional[Worker] = None
         self.ended = False
         self.owner = owner
-        # What the background thread has seen:
+        # Used by the background thread alone:
         self.call_seen: object = None
         self.head_seen: tuple[Callable[[], object], float] = (_nothing_seen, 0.0)
         self.last_slow: Callable[[], object] = _nothing_seen
 
     def socket(self) -> Optional[Connection]:
-        """Return the connection to the server, if there is one, and it is ours."""
+        """Return the connection to the server, if there is one of this package."""
         return socket_of(self.connection)
 
     def server(self) -> Optional[str]:
-        """Return the address of the server, if a session is served."""
+        """Return the address of the server, if there is a session."""
         sock = self.socket()
-        return sock.facts.server if sock is not None and sock.stands() else None
+        return sock.facts.server if sock is not None and sock.has_session() else None
 
     def sent_since(self, xid: int) -> float:
-        """Return when the request *xid* was sent, 0 if that is not known."""
+        """Return when the request *xid* was sent, 0 if unknown."""
         sock = self.socket()
         return 0.0 if sock is None or xid < 0 else sock.sent_since(xid)
 
 
 def socket_of(connection: ConnectionHandler) -> Optional[Connection]:
-    """Return kazoo's connection to the server, if there is one, and it is ours."""
+    """Return kazoo's socket, if it is one of this package."""
     sock: Any = getattr(connection, "_socket", None)
     return sock if hasattr(type(sock), "oldest_unanswered") else None
 
 
 class ConnectionThreads:
-    """The connection threads of one handler, here and before a fork.
+    """The connection threads of one handler, and of its parent before a fork.
 
     :param start_worker: starts a worker for the callbacks of a stopped handler
-    :param wait_for: waits for a worker, for ``stop_timeout`` at the most
-    :param slow_request_duration: a request that waits for longer is warned of
+    :param wait_for: waits for a worker, up to ``stop_timeout``
+    :param slow_request_duration: the option of the handler
     """
 
     def __init__(
@@ -127,23 +128,27 @@ class ConnectionThreads:
         self._wait_for = wait_for
         self._threads: dict[int, ConnectionThread] = {}
         self.watch = ConnectionWatch(self._threads, slow_request_duration)
-        self.disconnects: deque[Disconnect] = deque(maxlen=KEPT)  #: the last ones
-        self.inherited: dict[int, ConnectionHandler] = {}  #: the parent's, not closed
-        #: Of all threads that there were; one at a time uses each.
-        self.caller_traffic = Traffic()  #: what callers send and receive themselves
-        self.traffics: list[Traffic] = [self.caller_traffic]
-        self._unused: list[Traffic] = []
-        self.latest_turn: Optional[Turn] = None  #: on which a caller has sent
+        self.disconnects: deque[Disconnect] = deque(
+            maxlen=MAX_DISCONNECTS
+        )  #: the latest
+        self.inherited: dict[int, ConnectionHandler] = {}  #: a parent's, open
+        #: Counters are reused, by one thread at a time, and never reset.
+        self.caller_traffic = (
+            TrafficCounters()
+        )  #: what callers send and receive themselves
+        self.traffics: list[TrafficCounters] = [self.caller_traffic]
+        self._unused: list[TrafficCounters] = []
+        self.latest_turn: Optional[Turn] = None  #: last used by a caller to send
 
     def __len__(self) -> int:
         return len(self._threads)
 
     def threads(self) -> list[ConnectionThread]:
-        """Return the threads that run now."""
+        """Return the running threads."""
         return list(self._threads.values())
 
     def connections(self) -> list[ConnectionHandler]:
-        """Return kazoo's connections that have a thread now."""
+        """Return kazoo's connections that have a running thread."""
         return [thread.connection for thread in self.threads()]
 
     def run(
@@ -156,7 +161,7 @@ class ConnectionThreads:
         try:
             traffic = self._unused.pop()
         except IndexError:
-            traffic = Traffic()
+            traffic = TrafficCounters()
             self.traffics.append(traffic)
         ident = threading.get_ident()
         thread = ConnectionThread(connection, traffic, steps, self)
@@ -177,9 +182,9 @@ class ConnectionThreads:
                 self._wait_for(worker)
 
     def run_late(self, thread: ConnectionThread, callback: Item) -> bool:
-        """Run a callback of a stopped handler; ``False`` if no thread can be started.
+        """Run a callback of a stopped handler in the worker of *thread*, the caller.
 
-        Called by *thread* alone.
+        :returns: ``False`` if that worker cannot be started
         """
         if thread.late_worker is None:
             try:
@@ -192,25 +197,25 @@ class ConnectionThreads:
     # -- in a forked child -------------------------------------------------------------
 
     def after_fork(self) -> None:
-        """Remember the parent's connection threads as gone."""
+        """Move the parent's connection threads, which do not exist here."""
         for ident, thread in self._threads.items():
             self.inherited[ident] = thread.connection
         self._threads.clear()
         self.watch.disarm()
 
     def close_inherited(self, warn: bool) -> None:
-        """Have kazoo close the clients whose connection threads are gone.
+        """Let kazoo close the clients whose connection threads do not exist here.
 
-        :param warn: whether somebody has used one of them, as if it were connected
+        :param warn: whether a client was used as if it were connected
         """
         while self.inherited:
             try:
                 _, connection = self.inherited.popitem()
             except KeyError:
-                return  # another thread was faster
+                return  # another thread has closed the last one
             sock = socket_of(connection)
             if sock is not None and sock.facts.session_timeout:
-                traffic = Traffic()
+                traffic = TrafficCounters()
                 self.traffics.append(traffic)
                 forked = forked_from(sock.facts)
                 record(forked, traffic, self.disconnects, warn)
@@ -221,6 +226,6 @@ class ConnectionThreads:
                 _log.exception("Closing a client inherited over a fork failed")
 
 
-@_fork.in_child
+@_fork.run_in_child
 def _after_fork() -> None:
     _current.clear()

@@ -1,8 +1,8 @@
-"""What connection threads are at, as the background thread sees it.
+"""Watches connection threads, in the background thread.
 
-It looks at them while requests wait, or a state listener may be at work. So a request
-that is slow is named while it waits; and what holds up a connection thread is known
-when that thread can ask for it.
+It inspects them while requests are outstanding, or a state listener may be running. So
+a slow request is logged while it is still waiting, and the code that holds up a
+connection thread is on record when that thread asks for it.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple, Optional
 
 from . import _kazoo
-from ._history import Sighting
+from ._history import StackSample
 from ._monitor import Watch, isolate
 
 if TYPE_CHECKING:
     from ._connection_threads import ConnectionThread
 
-#: How often a thread is looked at while requests wait, at the least, and while a state
-#: listener may be at work, in seconds.
-LOOK_EVERY, LOOK_AT_LISTENERS_EVERY = 0.5, 0.25
+#: Maximum interval between two checks of a thread while requests are outstanding, and
+#: the interval while a state listener may be running, in seconds.
+CHECK_INTERVAL, LISTENER_CHECK_INTERVAL = 0.5, 0.25
 
 _log = logging.getLogger("kazoo_seqthreading.requests")
 
 
-class Waiting(NamedTuple):
-    """The request that has waited for the longest time.
+class WaitingRequest(NamedTuple):
+    """A client's oldest outstanding request.
 
-    :param request: kazoo's
-    :param result: what waits for its reply
-    :param since: since when it waits, as far as it is known
-    :param behind: how many wait behind it
+    :param request: kazoo's request
+    :param result: its result
+    :param since: when it was made or sent, as far as that is known
+    :param behind: number of requests queued behind it
     :param sent: whether it was sent
     """
 
@@ -47,10 +47,10 @@ class Waiting(NamedTuple):
 
 
 class ConnectionWatch(Watch):
-    """Looks after connection threads.
+    """Watches connection threads.
 
-    :param threads: those that run now, by ident
-    :param limit: for how long a request may be unanswered, in seconds; ``None`` for no
+    :param threads: the threads that are running, by ident
+    :param limit: how long a request may be unanswered, in seconds; ``None`` for no
         limit
     """
 
@@ -62,34 +62,38 @@ class ConnectionWatch(Watch):
         super().__init__()
         self._threads = threads
         self._limit = limit
-        self._due = 0.0  # when to look again
-        self._period = LOOK_EVERY if limit is None else min(limit / 4, LOOK_EVERY)
+        self._due = 0.0  # the time of the next check
+        self._period = (
+            CHECK_INTERVAL if limit is None else min(limit / 4, CHECK_INTERVAL)
+        )
 
     def arm_for_request(self) -> None:
-        """Look after the threads while requests wait; a connection thread calls it."""
+        """Watch the threads while requests are outstanding; called by one of them."""
         if self._limit is not None:
             self.arm()
 
     def _look(self, first: bool) -> Optional[float]:
         now = monotonic()
         if first:
-            self._due = now + min(self._period, LOOK_AT_LISTENERS_EVERY)
-        if now < self._due:  # something else has woken the background thread
+            self._due = now + min(self._period, LISTENER_CHECK_INTERVAL)
+        if now < self._due:  # the background thread was woken for something else
             return self._due - now
         delays = []
         for thread in list(self._threads.values()):
             waiting = None if self._limit is None else oldest_request(thread)
             in_transition = thread.history.in_transition
-            delay = LOOK_AT_LISTENERS_EVERY if in_transition else self._period
-            if _sight(thread, delay) or in_transition or waiting:
+            delay = LISTENER_CHECK_INTERVAL if in_transition else self._period
+            if _sample_stack(thread, delay) or in_transition or waiting:
                 delays.append(delay)
-            self._judge(thread, waiting)
+            self._warn_if_slow(thread, waiting)
         if not delays:
             return None
         self._due = now + min(delays)
         return min(delays)
 
-    def _judge(self, thread: ConnectionThread, waiting: Optional[Waiting]) -> None:
+    def _warn_if_slow(
+        self, thread: ConnectionThread, waiting: Optional[WaitingRequest]
+    ) -> None:
         if waiting is None or self._limit is None:
             return
         age = monotonic() - waiting.since
@@ -98,8 +102,8 @@ class ConnectionWatch(Watch):
             isolate(partial(_warn, thread, waiting, age))
 
 
-def _sight(thread: ConnectionThread, period: float) -> bool:
-    """Tell whether the thread is in foreign code; if so, remember which."""
+def _sample_stack(thread: ConnectionThread, period: float) -> bool:
+    """Record the foreign code that the thread is in; return whether there is any."""
     now = monotonic()
     frame = sys._current_frames().get(thread.history.ident)
     found = _kazoo.foreign_code(frame)
@@ -108,17 +112,17 @@ def _sight(thread: ConnectionThread, period: float) -> bool:
         thread.call_seen = None
         return False
     key, name, is_listener = found
-    seen = thread.history.sighting
+    seen = thread.history.stack_sample
     since = now
     if seen is not None and thread.call_seen == key:
         since = seen.since
     thread.call_seen = key
-    thread.history.sighting = Sighting(name, is_listener, since, now, period)
+    thread.history.stack_sample = StackSample(name, is_listener, since, now, period)
     return True
 
 
-def oldest_request(thread: ConnectionThread) -> Optional[Waiting]:
-    """Return the request that the thread's client has waited for the longest time."""
+def oldest_request(thread: ConnectionThread) -> Optional[WaitingRequest]:
+    """Return the oldest outstanding request of the thread's client."""
     connection = thread.connection
     if not _kazoo.has_queues(connection):
         return None
@@ -133,23 +137,23 @@ def oldest_request(thread: ConnectionThread) -> Optional[Waiting]:
             request, result = client._queue[0]
         except IndexError:
             return None
-    if not since:  # it is not known: take what was seen
+    if not since:  # unknown: use the time when it was first seen
         if thread.head_seen[0]() is not result:
             thread.head_seen = (_reference(result), monotonic())
         since = thread.head_seen[1]
     behind = len(client._pending) + len(client._queue) - 1
-    return Waiting(request, result, since, max(behind, 0), sent)
+    return WaitingRequest(request, result, since, max(behind, 0), sent)
 
 
 def _reference(result: object) -> Callable[[], object]:
-    """Return what returns *result*, as long as somebody else has it."""
+    """Return a weak reference to *result*."""
     try:
         return weakref.ref(result)
-    except TypeError:  # None, that of a Close
+    except TypeError:  # None, the result of a Close
         return lambda: result
 
 
-def _warn(thread: ConnectionThread, waiting: Waiting, age: float) -> None:
+def _warn(thread: ConnectionThread, waiting: WaitingRequest, age: float) -> None:
     server = thread.server()
     if server is None:
         where = "not sent, there is no connection"

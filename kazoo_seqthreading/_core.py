@@ -1,30 +1,29 @@
-"""What a handler consists of: its workers, threads and connections, and their life.
+"""The core of a handler: its workers, threads and connections, and their life cycle.
 
-The handler itself has no attribute but this object, so that a subclass is free in its
-names. Threads hold the core, never the handler: that is collected when nobody needs it.
+The core is the only attribute of a handler, so that subclasses can choose their names
+freely. Threads refer to the core, never to the handler, which can thus be collected.
 
 Rules
 -----
-1. ``start`` and ``stop`` may be called at any time, by any thread, as often as one
-   likes, from callbacks, state listeners and signal handlers.
-2. ``stop`` lets what is queued run, and returns when the workers have ended, or after
-   ``stop_timeout`` seconds; what did not end by then is logged. In a callback it does
-   not wait for that callback, nor for what follows it, nor for another one that stops
-   the handler, too; in a connection thread it waits for nothing.
-3. On a stopped handler, the callbacks of a result run in the thread that completes it,
-   each isolated; those of a connection thread in a worker of its own.
-4. Watch events that come to a stopped handler wait for the next start, as several
-   clients may share it. One whose client's session has ended meanwhile is stale, and
-   does not run.
+1. ``start`` and ``stop`` may be called at any time, by any thread and any number of
+   times, in callbacks, state listeners and signal handlers.
+2. ``stop`` lets queued callbacks run, and returns when the workers have ended, or after
+   ``stop_timeout`` seconds; callbacks that are still running are logged. In a callback
+   it waits neither for that callback nor for those queued behind it, nor for another
+   callback that is stopping the handler; in a connection thread it does not wait.
+3. On a stopped handler, callbacks of a result run in the thread that completes it, each
+   isolated; in a connection thread they run in a separate worker.
+4. Watch events that reach a stopped handler wait for the next start, as clients may
+   share the handler. An event is stale, and dropped, if its client's session has ended.
 5. If a worker cannot be started, ``start`` ends the other one and raises.
-6. A worker runs nothing before its predecessors have ended: callbacks of one type never
-   overlap, but with what ``stop`` had to give up.
-7. At the end of the process a handler is stopped, as kazoo's is; no callback keeps the
-   process for longer than ``stop_timeout``.
+6. A worker runs nothing until its predecessors have ended, so callbacks of one type
+   never overlap, except with a callback that ``stop`` has given up.
+7. A handler is stopped at exit, like kazoo's; no callback delays the end of the process
+   for longer than ``stop_timeout``.
 8. In a forked child the handler is stopped, until it is started there.
 
-``_changed`` is the lock of the state: ``running``, ``_workers`` and ``_stopping``. It
-is reentrant, for signal handlers; no connection thread takes it in steady state.
+The lock ``_changed`` guards the state: ``running``, ``_workers`` and ``_stopping``. It
+is reentrant, for signal handlers; connection threads do not take it in steady state.
 """
 
 from __future__ import annotations
@@ -48,19 +47,16 @@ from ._connection_threads import ConnectionThreads, current_connection_thread
 from ._kazoo import unsent
 from ._monitor import Watchdog
 from ._spawned import SpawnedThreads
-from ._stats import Tally
+from ._stats import QueueCounters
 from ._sync import Condition
 from ._worker import Item, Worker
 
 _log = logging.getLogger("kazoo_seqthreading.handler")
-_numbers = itertools.count(1)
+_handler_numbers = itertools.count(1)
 
 
 class Core:
-    """The inside of a handler.
-
-    Its parameters are the handler's options.
-    """
+    """The state of a handler, whose options are the parameters."""
 
     def __init__(
         self,
@@ -72,15 +68,18 @@ class Core:
         max_spawned_threads: Optional[int],
         slow_request_duration: Optional[float],
     ) -> None:
-        self.prefix = f"kazoo-seqthreading-{next(_numbers)}"
+        self.prefix = f"kazoo-seqthreading-{next(_handler_numbers)}"
         self.running = False
-        self.options: dict[str, object] = {}  #: as they were given, for a report
+        self.options: dict[str, object] = {}  #: as given, for the report
         self._stop_timeout = stop_timeout
         self._changed = Condition()
         self._stopping: set[int] = set()  # idents of the threads in stop()
-        self._workers: list[Worker] = []  # that may still run a callback
-        self._late_workers: list[Worker] = []  # likewise, of connection threads
-        self._completion_tally, self._watch_tally = Tally(), Tally()
+        self._workers: list[Worker] = []  # which may still run callbacks
+        self._late_workers: list[Worker] = []  # those of connection threads
+        self._completion_counters, self._watch_counters = (
+            QueueCounters(),
+            QueueCounters(),
+        )
         self._watchdog = Watchdog(self.all_workers, slow_callback_duration)
         self.completions = self._make_completion_worker()
         self.watches = self._make_watch_worker()
@@ -98,9 +97,9 @@ class Core:
         _fork.register(self)
 
     def check_fork(self) -> None:
-        """Refuse to wait for what only the parent of a forked process could bring.
+        """Raise if a wait could only be ended by the parent of this forked child.
 
-        :raises kazoo.exceptions.ConnectionClosedError: if that is so
+        :raises kazoo.exceptions.ConnectionClosedError: if that is the case
         """
         if self._forked:
             raise _closed_by_fork()
@@ -108,7 +107,7 @@ class Core:
     # -- workers ---------------------------------------------------------------------
 
     def all_workers(self) -> list[Worker]:
-        """Return the workers that may still run a callback."""
+        """Return the workers that may still run callbacks."""
         return [*self._workers, *self._late_workers]
 
     def _make_worker(self, kind: str, **options: Any) -> Worker:
@@ -130,7 +129,7 @@ class Core:
         return self._make_worker(
             "completion",
             when_closed=self._run_on_stopped,
-            tally=self._completion_tally,
+            counters=self._completion_counters,
             queue=queue,
         )
 
@@ -138,7 +137,7 @@ class Core:
         worker = self._make_worker(
             "watch",
             when_closed=self._hold_watch,
-            tally=self._watch_tally,
+            counters=self._watch_counters,
             queue=queue,
         )
         worker.accept()
@@ -146,7 +145,7 @@ class Core:
 
     def _start_late_worker(self) -> Worker:
         worker = self._make_worker(
-            "completion", when_closed=run_isolated, tally=Tally()
+            "completion", when_closed=run_isolated, counters=QueueCounters()
         )
         worker.start()
         self._late_workers.append(worker)
@@ -166,21 +165,21 @@ class Core:
         """Queue a watch event's function."""
         callback = WatchCallback(func, args, current_connection_thread())
         worker = self.watches
-        callback.held = worker.thread is None  # if it closes, _hold_watch says so
+        callback.held = worker.thread is None  # if it closes now, _hold_watch sets it
         worker.put(callback)
 
     def use_completion_queue(self, queue: Any) -> None:
-        """Have the next start's worker take from a queue of the user's."""
+        """Use a user's queue from the next start on."""
         self.completions = self._make_completion_worker(queue)
 
     def use_watch_queue(self, queue: Any) -> None:
-        """Have the next start's worker take from a queue of the user's."""
+        """Use a user's queue from the next start on."""
         self.watches = self._make_watch_worker(queue)
 
     # -- start and stop ----------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the workers; does nothing if they are started.
+        """Start the workers, unless they are running.
 
         :raises RuntimeError: if a worker cannot be started
         """
@@ -188,7 +187,7 @@ class Core:
         with self._changed:
             if self.running:
                 return
-            self._close_workers()  # as a stop does that a signal handler has ended
+            self._close_workers()  # if a signal handler has interrupted stop()
             self._workers[:] = _alive(self._workers)
             self._late_workers[:] = _alive(self._late_workers)
             completions, watches = self.completions, self.watches
@@ -199,7 +198,7 @@ class Core:
                 watches.start()
             except BaseException:
                 for worker in (completions, watches):
-                    if worker.thread is not None:  # it ends by itself
+                    if worker.thread is not None:  # let it end
                         self._workers.append(worker)
                         worker.close(refuse=True)
                 if watches.thread is not None:
@@ -212,7 +211,7 @@ class Core:
             _register_exit(self)
 
     def stop(self) -> None:
-        """Stop the workers; does nothing if they are stopped."""
+        """Stop the workers, if they are running."""
         self.close_inherited()
         with self._changed:
             self.running = False
@@ -235,17 +234,20 @@ class Core:
             worker.close(refuse=worker is watches)
 
     def _wait_for_workers(self) -> list[Worker]:
-        """Wait until the workers have ended; return those that did not in time."""
+        """Wait for the workers to end; return those that did not in time.
+
+        Must be called with ``_changed`` held.
+        """
         ident = threading.get_ident()
-        nested = ident in self._stopping  # a signal handler, in the middle of a stop
-        workers = self.all_workers()  # not those of another thread's next start
+        nested = ident in self._stopping  # in a signal handler during stop()
+        workers = self.all_workers()  # not those of a later start()
         in_callback = any(worker.is_current() for worker in workers)
         deadline = monotonic() + self._stop_timeout
 
         def is_awaited(worker: Worker) -> bool:
             if worker.ended or worker.abandoned:
                 return False
-            # A callback waits for none that stops, nor for one that follows it.
+            # A callback waits for no worker that has called stop(), nor for successors.
             return not in_callback or not any(
                 other.name == worker.name and other.ident in self._stopping
                 for other in workers
@@ -266,7 +268,7 @@ class Core:
                 self._stopping.discard(ident)
 
     def _wait_for(self, worker: Worker) -> None:
-        """Wait for the worker of a connection thread that ends."""
+        """Wait for the worker of a connection thread."""
         with self._changed:
             self._changed.wait_for(
                 lambda: worker.ended or worker.ident in self._stopping,
@@ -289,12 +291,12 @@ class Core:
         )
 
     def dispose(self) -> None:
-        """Let the threads end: nobody has the handler any more."""
+        """Let the threads end, as the handler was collected."""
         for worker in self._workers:
             worker.close(refuse=True)
 
     def stop_at_exit(self) -> None:
-        """Let requests leave, then stop."""
+        """Wait until requests are sent, then stop."""
         deadline = monotonic() + self._stop_timeout
         for connection in self.connections.connections():
             while unsent(connection) and monotonic() < deadline:
@@ -304,7 +306,7 @@ class Core:
     # -- in a forked child -------------------------------------------------------------
 
     def _after_fork(self) -> None:
-        """Mark the handler stopped: the parent's threads are not here."""
+        """Mark the handler stopped, as the parent's threads do not exist here."""
         self._forked = self._forked or self.running or len(self.connections) > 0
         self.running = False
         _running.discard(self)
@@ -322,7 +324,7 @@ class Core:
         self.connections.after_fork()
 
     def on_send_in_child(self, queue: Any) -> None:
-        """Fail what waits in a client's queue: it is the parent's client."""
+        """Fail the requests in the queue of a client that belongs to the parent."""
         while True:
             try:
                 _, result = queue.popleft()
@@ -333,7 +335,7 @@ class Core:
         self.close_inherited(warn=True)
 
     def close_inherited(self, warn: bool = False) -> None:
-        """Have kazoo close the clients that a parent's threads served."""
+        """Let kazoo close the clients that a parent's threads served."""
         if self.connections.inherited:
             self.connections.close_inherited(warn)
 
@@ -347,7 +349,7 @@ _exit_is_registered = False
 
 
 def _register_exit(core: Core) -> None:
-    """Have *core* stopped as late at exit as kazoo's handler is, or later."""
+    """Stop *core* at exit, not before kazoo's handler would stop."""
     global _exit_is_registered
     _running.add(core)
     if not _exit_is_registered:

@@ -1,7 +1,7 @@
-"""Why connections and sessions end, in words.
+"""Why connections and sessions have ended, as data and as text.
 
-A connection thread fills a :class:`Disconnect` in with plain data. Its text is made by
-whoever reads it: the background thread that logs it, or a user.
+A connection thread fills in a :class:`Disconnect` with plain data. Its text is made by
+its reader: the background thread that logs it, or a user.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Optional
 
 _log = logging.getLogger("kazoo_seqthreading.connection")
 
-#: What holds up a connection thread, with what is said of it.
+#: The causes of late heartbeats, with their texts.
 HOLD_UPS = {
     "listener": "state listener {held_up_by} held up the connection thread for "
     "{held_up_seconds:.1f} s",
@@ -22,7 +22,7 @@ HOLD_UPS = {
     "busy": "other threads of the process kept the connection thread from running for "
     "{held_up_seconds:.1f} s, with {cpu_seconds:.1f} s of CPU",
 }
-#: Every cause, with what is said of it. The fields of a :class:`Disconnect` go in.
+#: All causes, with their texts, which are formatted with the fields of a disconnect.
 CAUSES = {
     "closed": "the server closed it",
     "reset": "it was reset ({error})",
@@ -45,7 +45,7 @@ CAUSES = {
 class Disconnect:
     """A connection that ended, not by ``client.stop()``, or a session that expired.
 
-    ``str()`` of it is what is logged.
+    ``str()`` returns the text that is logged.
 
     :param cause: ``closed`` by the server, ``reset``, ``silent`` server, ``invalid``
         frame, ``tls`` or ``network`` failed, closed by another ``thread``; heartbeats
@@ -54,21 +54,21 @@ class Disconnect:
         ``forked`` child, ``authentication`` failed, a ``read_write`` server was found,
         ``kazoo`` gave it up for another reason, an ``internal`` error; the session has
         ``expired``
-    :param server: its address
-    :param at: when, as :func:`time.time` tells it
+    :param server: the server's address
+    :param at: when it happened, as a Unix timestamp
     :param session_id: the session's id
-    :param session_timeout_seconds: the session's time-out, as negotiated
-    :param connected_seconds: how long the connection stood
-    :param unheard_seconds: since when nothing had come from the server
-    :param requests_unanswered: how many requests were sent, and not answered
-    :param heartbeats_unanswered: likewise
-    :param oldest_unanswered_seconds: since when the oldest of the requests waited
-    :param held_up_seconds: how long the connection thread did nothing
-    :param held_up_by: the function that it was in, if that is known
-    :param cpu_seconds: the CPU that the process used in this time
-    :param error: what the error says
-    :param disconnected_seconds: how long there was no connection when it expired
-    :param first_cause: the cause of the disconnection that the expiry followed
+    :param session_timeout_seconds: the negotiated session timeout
+    :param connected_seconds: how long the connection lasted
+    :param unheard_seconds: the time since the server was last heard
+    :param requests_unanswered: number of requests sent and not answered
+    :param heartbeats_unanswered: number of heartbeats sent and not answered
+    :param oldest_unanswered_seconds: how long the oldest of the requests had waited
+    :param held_up_seconds: how long the connection thread was held up
+    :param held_up_by: the function that held it up, if known
+    :param cpu_seconds: CPU time that the process used meanwhile
+    :param error: the message of the error, if there was one
+    :param disconnected_seconds: how long there had been no connection at the expiry
+    :param first_cause: why the connection was lost before the session expired
     """
 
     cause: str
@@ -139,9 +139,9 @@ class Disconnect:
 
 @dataclass(frozen=True)
 class Reconnect:
-    """A session that has a connection again.
+    """A client that is connected again.
 
-    :param attempts: for each server how often it was tried, and what it said last
+    :param attempts: the failed attempts: server, their number, and the last error
     """
 
     server: str
@@ -168,10 +168,10 @@ class Reconnect:
 
 
 def log_disconnect(message: str, disconnect: Disconnect) -> None:
-    """Log a lost connection, its facts as fields of the record."""
+    """Log a lost connection, with its data as fields of the record."""
     _log.warning(message, disconnect, extra=asdict(disconnect))
 
 
 def log_reconnect(message: str, reconnect: Reconnect) -> None:
-    """Log a connection that was lost, and is there again."""
+    """Log a reconnection."""
     _log.info(message, reconnect, extra=asdict(reconnect))

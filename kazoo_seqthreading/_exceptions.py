@@ -1,12 +1,12 @@
-"""A private copy of an exception, for each of those who get to see it raised.
+"""Copies of exceptions, so that each caller raises its own.
 
-Raising an exception writes a traceback into it. kazoo gives one exception to all
-results that wait when a connection is lost; raised in several threads, it would
-collect the frames, and so the locals, of all of them.
+Raising an exception adds a traceback to it. When a connection is lost, kazoo sets one
+exception on all waiting results; raised in several threads, it would collect the frames
+of all of them, and so keep their locals alive.
 
-The copy is made without calling ``__init__``, which need not take what ``args`` holds:
-the same class, the same arguments, the same attributes. Where a class does not allow
-that, the exception itself is raised, with a traceback that starts anew.
+The copy has the same class, arguments and attributes. It is made without ``__init__``,
+which may not accept ``args``. If a class cannot be copied like that, the exception
+itself is raised, with a new traceback.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import TypeVar, Union
 E = TypeVar("E", bound=BaseException)
 _Member = Union[MemberDescriptorType, GetSetDescriptorType]
 
-#: The value of a slot that was never filled.
+#: Stands for an unset slot.
 _UNFILLED = object()
 
 
 def private_copy(exception: E) -> E:
-    """Return an exception like *exception*, to be raised by one caller alone."""
+    """Return a copy of *exception*, to be raised by one caller."""
     cls: type[E] = type(exception)
     try:
         copy = cls.__new__(cls, *exception.args)
@@ -35,12 +35,12 @@ def private_copy(exception: E) -> E:
             copy.__notes__ = list(copy.__notes__)
         for member in _members(cls):  # type: ignore[arg-type]
             value = _value(member, exception)
-            # An OSError with a filename of None is not the same as one without.
+            # Setting an unset filename of an OSError to None would alter its text.
             if value is not _value(member, copy):
                 try:
                     member.__set__(copy, value)
                 except AttributeError:
-                    pass  # read-only: __new__ has made it of the arguments
+                    pass  # read-only: set by __new__
     except Exception:
         return exception.with_traceback(None)
     copy.__cause__ = exception.__cause__
@@ -59,7 +59,7 @@ def _value(member: _Member, exception: BaseException) -> object:
 
 @lru_cache(maxsize=256)
 def _members(cls: type[BaseException]) -> tuple[_Member, ...]:
-    """Return what *cls* keeps outside ``__dict__``: slots, ``errno``, ``name`` ..."""
+    """Return the attributes of *cls* outside ``__dict__``: slots, ``errno`` ..."""
     return tuple(
         member
         for base in cls.__mro__[: cls.__mro__.index(BaseException)]

@@ -1,12 +1,12 @@
-"""What a forked child must know: that it is one, and what it inherited.
+"""Fork detection: how objects learn that they are in a forked child.
 
-1. ``generation`` grows by one in every child. Whoever remembers another number was
-   made in a parent: its threads are gone.
-2. What has threads, locks or descriptors (handlers, connections, wake-up channels,
-   events, locks) registers here, and is told in the child before any other code runs
-   there, in ``_after_fork()``. It takes no lock and runs no user code in it; locks
-   are made anew, for a thread that is not there may have held them. (Users get some
-   of these objects: the method is not theirs to see.)
+1. ``generation`` is incremented in every child. An object that remembers another number
+   was made in a parent, whose threads do not exist here.
+2. Objects with threads, locks or descriptors (handlers, connections, wake-up channels,
+   events, locks) register here. Their ``_after_fork()`` is called in the child before
+   any other code runs there. It takes no lock and runs no user code; it replaces
+   locks, which a thread of the parent may have held. (The name is private, as users
+   get some of these objects.)
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Optional, Protocol
 
 
 class ForkAware(Protocol):
-    """An object that has to know that it now lives in a child."""
+    """An object that must be told when it is in a forked child."""
 
     def _after_fork(self) -> None:
-        """Let go of everything that belongs to the parent."""
+        """Drop everything that belongs to the parent."""
 
 
 generation = 0
@@ -34,13 +34,13 @@ def register(obj: ForkAware) -> None:
     _registered.add(obj)
 
 
-def in_child(function: Callable[[], None]) -> Callable[[], None]:
-    """Call *function*, of a module, in every child: a decorator."""
+def run_in_child(function: Callable[[], None]) -> Callable[[], None]:
+    """Call *function*, of a module, in every forked child; a decorator."""
     _functions.append(function)
     return function
 
 
-def _in_child() -> None:
+def _after_fork_in_child() -> None:
     global generation
     generation += 1
     for function in _functions:
@@ -49,11 +49,11 @@ def _in_child() -> None:
     for obj in list(_registered):
         try:
             obj._after_fork()
-        except Exception as error:  # no descriptor left: tell the others all the same
+        except Exception as error:  # out of descriptors, say: still call the others
             failure = error
     if failure is not None:
         raise failure
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_child)
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,7 +1,7 @@
-"""A :class:`concurrent.futures.Future` for a result, one and the same for each.
+"""The :class:`concurrent.futures.Future` of a result.
 
-A connection thread does not complete it itself, for its lock is shared with those who
-wait for it: a background thread does. Its own callbacks are the user's: they go to the
+A future's lock is shared with its waiters, so a connection thread does not complete it
+itself; a background thread does. The future's callbacks are user code and go to the
 handler's completion queue.
 """
 
@@ -26,7 +26,7 @@ _NAME = "_kazoo_seqthreading_future"
 
 
 class _Future(Future[T]):
-    """A future that queues its callbacks, whoever completes it."""
+    """A future that queues its callbacks instead of calling them."""
 
     def __init__(self, handler: Any) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class _Future(Future[T]):
 def future_of(
     result: AsyncResult[T], link: Callable[[LinkedCallback], None]
 ) -> Future[T]:
-    """Return the future that completes as *result* does.
+    """Return the future that completes with *result*.
 
     :param link: links a callback to the result
     """
@@ -49,7 +49,7 @@ def future_of(
     future: Optional[Future[T]] = attributes.get(_NAME)
     if future is None:
         new = _Future[T](result._handler)
-        # First: a signal handler that raises leaves none that nobody completes.
+        # Link first: if a signal handler raises, no incomplete future remains.
         link(LinkedCallback(partial(_deliver, new), None, result))
         future = attributes.setdefault(_NAME, new)
     return future
@@ -77,7 +77,7 @@ def _handle(completions: list[Callable[[], None]]) -> None:
         try:
             complete()
         except Exception:
-            pass  # somebody else has completed the future
+            pass  # the future was completed by other code
 
 
 _thread = BackgroundThread("kazoo-seqthreading-futures", _handle)

@@ -1,13 +1,13 @@
-"""The handler: what kazoo calls, and where each call goes.
+"""The handler: the interface that kazoo calls.
 
-The way of a request::
+The path of a request::
 
     caller            client.get_async() -> AsyncResult, wake-up        _wakeup
     connection thread select, send, recv, result.set()                  _connection
     caller            result.get()                                      _result
     worker            callbacks linked to the result; watches           _worker
 
-What a handler consists of, and when it runs, is in ``_core``.
+``_core`` has the handler's state, and its start and stop.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ from ._result import AsyncResult
 from ._snapshot import snapshot
 from ._stats import Stats
 from ._steps import steps_of
-from ._surroundings import warn_of_surroundings
+from ._surroundings import warn_about_environment
 from ._sync import Event, Lock, make_rlock
-from ._tls import Arguments
+from ._tls import TLSArguments
 from ._wakeup import WakeupReader, attach, make_channel
 
 
-class _TimeoutClass:
-    """``timeout_exception``: ours, but kazoo's own in a connection thread.
+class _TimeoutExceptionDescriptor:
+    """``timeout_exception``: the package's, but kazoo's own in a connection thread.
 
-    There kazoo raises it where it turns any ``OSError``, and Python's ``TimeoutError``
-    is one, into a lost connection, or during SASL into a failed authentication.
+    There kazoo raises it in places where it takes any ``OSError``, and so Python's
+    ``TimeoutError``, for a lost connection, or during SASL for a failed authentication.
     """
 
     def __get__(self, handler: object, owner: type[Any]) -> type[Exception]:
@@ -57,8 +57,8 @@ class _TimeoutClass:
         return TimeoutError
 
 
-class _Running:
-    """``_running``, which kazoo's tests read; a subclass may have one of its own."""
+class _RunningDescriptor:
+    """``_running``, which kazoo's tests read; a subclass may override it."""
 
     def __get__(self, handler: Any, owner: type[Any]) -> Any:
         return self if handler is None else handler._kazoo_seqthreading.running
@@ -67,38 +67,38 @@ class _Running:
 class SequentialThreadingHandler(_bases.SequentialThreadingHandler, IHandler):
     """Runs the callbacks of kazoo's clients, one after the other, in two threads.
 
-    One thread runs callbacks of results, the other one watches. Give a handler to a
-    client, or to several::
+    One thread runs the callbacks of results, the other one the watches. Pass a handler
+    to one client, or to several::
 
         handler = SequentialThreadingHandler(slow_callback_duration=0.5)
         client = KazooClient(hosts="...", handler=handler)
 
-    Implements :class:`kazoo.interfaces.IHandler`. ``isinstance`` takes it for kazoo's
-    own handler, but it uses none of that one's code. Every method may be called from
-    any thread.
+    Implements :class:`kazoo.interfaces.IHandler`. It is a subclass of kazoo's own
+    handler, for ``isinstance``, but uses none of its code. Every method may be called
+    from any thread.
 
     :param stop_timeout: how long :meth:`stop` waits for callbacks, in seconds
-    :param slow_callback_duration: a warning with its stack is logged for a callback
-        that runs for longer than this, in seconds; ``None`` for no warnings
-    :param connect_timeout: the limit for one connection attempt (name, TCP and TLS
-        together), in seconds; ``None`` for the time-out of the session
-    :param ssl_context: used for every TLS connection, instead of a context made of the
-        client's TLS arguments; see :meth:`create_connection` for these
-    :param tcp_keepalive: ``True`` for the system's TCP keep-alive, or a tuple of idle
-        time (seconds), interval (seconds) and number of probes
+    :param slow_callback_duration: a callback that runs for longer than this, in
+        seconds, is logged with its stack; ``None`` for no warnings
+    :param connect_timeout: timeout for one connection attempt, in seconds, covering
+        DNS, TCP and TLS; ``None`` for the session timeout
+    :param ssl_context: used for every TLS connection, instead of a context made from
+        the client's TLS arguments, see :meth:`create_connection`
+    :param tcp_keepalive: ``True`` for TCP keep-alive with the system's settings, or a
+        tuple of idle time (seconds), interval (seconds) and number of probes
     :param max_spawned_threads: how many functions given to :meth:`spawn` may run at
-        once, connection threads not counted; more wait. ``None`` for no limit
-    :param slow_request_duration: a warning is logged for a request that is unanswered
-        for longer than this, in seconds; ``None`` for no warnings
-    :raises TypeError, ValueError: if an option has no sensible value
+        once, not counting connection threads; others wait. ``None`` for no limit
+    :param slow_request_duration: a request that is unanswered for longer than this, in
+        seconds, is logged; ``None`` for no warnings
+    :raises TypeError, ValueError: if an option is invalid
     """
 
     name = "sequential_threading_handler"
-    timeout_exception: type[Exception] = _TimeoutClass()  # type: ignore[assignment]
+    timeout_exception: type[Exception] = _TimeoutExceptionDescriptor()  # type: ignore[assignment]
     sleep_func: Callable[[float], None] = staticmethod(time.sleep)  # type: ignore[assignment]
     queue_impl = queue.Queue
     queue_empty = queue.Empty
-    _running = _Running()
+    _running = _RunningDescriptor()
 
     def __init__(
         self,
@@ -123,7 +123,7 @@ class SequentialThreadingHandler(_bases.SequentialThreadingHandler, IHandler):
         _check_options(**options)
         core = Core(**options)
         core.options = {**options, "ssl_context": ssl_context and "given"}
-        #: The one attribute, so that a subclass is free in its names.
+        #: The only attribute, so that subclasses can choose their names freely.
         self._kazoo_seqthreading = core
         weakref.finalize(self, core.dispose).atexit = False
 
@@ -143,15 +143,15 @@ class SequentialThreadingHandler(_bases.SequentialThreadingHandler, IHandler):
         )
 
     def stats(self) -> Stats:
-        """Return a snapshot of the handler's counters; it is cheap."""
+        """Return a snapshot of the handler's counters, at little cost."""
         return snapshot(self._kazoo_seqthreading)
 
     def report(self) -> str:
         """Return a text about the handler and its clients, for a bug report.
 
-        It tells versions, options, clients, queues, requests in flight, the last
-        disconnects and what the threads are at; no data, no credentials. It waits for
-        nothing, and may be called while everything hangs, and in a signal handler::
+        It has versions, options, clients, queues, requests in flight, the latest
+        disconnects and the stacks of the threads, but no data and no credentials. It
+        never blocks, and may be called in a signal handler, and while all hangs::
 
             signal.signal(signal.SIGUSR1, lambda *_: print(handler.report()))
         """
@@ -168,7 +168,7 @@ class SequentialThreadingHandler(_bases.SequentialThreadingHandler, IHandler):
     def completion_queue(self) -> Any:
         """The queue of the callbacks of results; it has ``put`` and ``empty``.
 
-        A queue that is assigned is used from the next :meth:`start` on.
+        A queue assigned to it is used from the next :meth:`start` on.
         """
         worker = self._kazoo_seqthreading.completions
         return worker.queue if worker.queue_is_foreign else worker
@@ -179,7 +179,7 @@ class SequentialThreadingHandler(_bases.SequentialThreadingHandler, IHandler):
 
     @property
     def callback_queue(self) -> Any:
-        """The queue of the watches; like :attr:`completion_queue`."""
+        """The queue of the watches, like :attr:`completion_queue`."""
         worker = self._kazoo_seqthreading.watches
         return worker.queue if worker.queue_is_foreign else worker
 
@@ -188,28 +188,28 @@ class SequentialThreadingHandler(_bases.SequentialThreadingHandler, IHandler):
         self._kazoo_seqthreading.use_watch_queue(value)
 
     def start(self) -> None:
-        """Start the two threads; does nothing if they are started.
+        """Start the two threads, unless they are running.
 
         kazoo calls it in ``client.start()``.
 
         :raises RuntimeError: if a thread cannot be started
         """
-        warn_of_surroundings()
+        warn_about_environment()
         self._kazoo_seqthreading.start()
 
     def stop(self) -> None:
-        """Stop the two threads; does nothing if they are stopped.
+        """Stop the two threads, if they are running.
 
-        Callbacks that are queued run first. ``stop`` returns when they have, or after
-        ``stop_timeout`` seconds. What still runs then is logged with its stack; it is
-        not ended.
+        Queued callbacks run first. ``stop`` returns when they have, or after
+        ``stop_timeout`` seconds. A callback that is still running is then logged with
+        its stack, and goes on.
 
-        Afterwards no watch is called: events wait for the next :meth:`start`. A result
-        can still be completed, and its callbacks are then called at once.
+        Afterwards no watch is called: events wait for the next :meth:`start`. Results
+        can still be completed; their callbacks are then called at once.
 
-        It may be called at any time. In a callback, it does not wait for that callback,
-        nor for those behind it. kazoo calls it in ``client.stop()``; at the end of the
-        program, handlers that are not stopped yet are.
+        ``stop`` may be called at any time. In a callback, it waits neither for that
+        callback nor for those queued behind it. kazoo calls it in ``client.stop()``.
+        Handlers that are running at exit are stopped.
         """
         self._kazoo_seqthreading.stop()
 
@@ -230,7 +230,7 @@ class SequentialThreadingHandler(_bases.SequentialThreadingHandler, IHandler):
     def spawn(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Thread:
         """Run ``func(*args, **kwargs)`` in a new daemon thread.
 
-        With the option ``max_spawned_threads``, it may have to wait for its turn.
+        With the option ``max_spawned_threads``, the function may be queued first.
 
         :returns: the thread, which can be joined
         :raises TypeError: if *func* is not callable
@@ -244,7 +244,7 @@ class SequentialThreadingHandler(_bases.SequentialThreadingHandler, IHandler):
         reader: Any = connection._read_sock
         if type(reader) is WakeupReader and has_queues(connection):
             attach(reader, connection._write_sock, connection.client)
-        # A subclass may want to see all that goes through its own select().
+        # If select() is overridden, all reads and writes must go through it.
         own = getattr(self.select, "__func__", None)
         steps = steps_of(connection) if own is _select_of_this_class else None
         run = partial(core.connections.run, connection, func, steps)
@@ -257,7 +257,7 @@ class SequentialThreadingHandler(_bases.SequentialThreadingHandler, IHandler):
         return Event(self._kazoo_seqthreading)
 
     def lock_object(self) -> Lock:
-        """Return a new lock, used as a :class:`threading.Lock` is."""
+        """Return a new lock with the interface of :class:`threading.Lock`."""
         return Lock()
 
     def rlock_object(self) -> threading.RLock:
@@ -275,12 +275,12 @@ class SequentialThreadingHandler(_bases.SequentialThreadingHandler, IHandler):
     ) -> tuple[list[Any], list[Any], list[Any]]:
         """Wait as :func:`select.select` does, for any number of descriptors.
 
-        :param timeout: how long, in seconds; ``None`` for ever
+        :param timeout: how long to wait, in seconds; ``None`` waits forever
         :raises OSError: if a descriptor is closed or invalid
-        :raises TypeError, ValueError: if an argument makes no sense
+        :raises TypeError, ValueError: if an argument is invalid
         """
         if not xlist:
-            # What kazoo asks for is answered by the connection.
+            # kazoo's own calls are answered by the connection.
             if rlist:
                 connection = rlist[0]
                 if type(connection) is Connection and not wlist:
@@ -304,7 +304,7 @@ class SequentialThreadingHandler(_bases.SequentialThreadingHandler, IHandler):
         return sock
 
     def create_socket_pair(self) -> tuple[Socket, Socket]:
-        """Return two connected sockets, through which kazoo wakes its own thread."""
+        """Return two connected sockets, which kazoo uses to wake its thread."""
         return make_channel(self._kazoo_seqthreading.on_send_in_child)
 
     def create_connection(  # type: ignore[override]
@@ -324,31 +324,31 @@ class SequentialThreadingHandler(_bases.SequentialThreadingHandler, IHandler):
     ) -> Socket:
         """Connect to a server.
 
-        kazoo calls it with the TLS arguments that :class:`kazoo.client.KazooClient` was
-        given. TLS is version 1.2 or newer. With the handler's option ``ssl_context``,
-        of these only *use_ssl* and *hostname* matter.
+        kazoo calls it with the TLS arguments given to
+        :class:`kazoo.client.KazooClient`. TLS is version 1.2 or newer. With the
+        handler's option ``ssl_context``, only *use_ssl* and *hostname* are used.
 
         :param address: host and port
         :param hostname: the server's name for SNI, and for *check_hostname*
-        :param timeout: for name, TCP and TLS together, in seconds; the option
-            ``connect_timeout`` applies if it is less
+        :param timeout: in seconds, covering DNS, TCP and TLS; the option
+            ``connect_timeout`` is used if it is less
         :param use_ssl: whether to use TLS
-        :param ca: PEM file with certificates to trust, beside those of the system
-        :param certfile: PEM file with the client's certificate; takes *keyfile*, too
+        :param ca: PEM file with trusted certificates, in addition to the system's
+        :param certfile: PEM file with the client's certificate; needs *keyfile*
         :param keyfile: PEM file with the certificate's private key
-        :param keyfile_password: the password of the key
+        :param keyfile_password: the password of the private key
         :param verify_certs: whether to verify the server's certificate
-        :param check_hostname: whether the certificate has to be for *hostname*
+        :param check_hostname: whether the certificate must match *hostname*
         :param options: flags for :attr:`ssl.SSLContext.options`
         :param ciphers: a string for :meth:`ssl.SSLContext.set_ciphers`
-        :returns: a socket
-        :raises OSError: if it fails, with the address in the message;
-            :exc:`ssl.SSLError` if it is TLS that fails
-        :raises TypeError, ValueError: if an argument has no sensible value
+        :returns: a connected socket
+        :raises OSError: if the connection fails, with the address in the message;
+            :exc:`ssl.SSLError` if TLS fails
+        :raises TypeError, ValueError: if an argument is invalid
         """
         arguments = None
         if use_ssl:
-            arguments = Arguments(
+            arguments = TLSArguments(
                 ca,
                 certfile,
                 keyfile,

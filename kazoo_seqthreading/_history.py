@@ -1,17 +1,17 @@
-"""What a connection thread knows of its connections, and why one has ended.
+"""Records facts about a connection thread's connections, to tell why one has ended.
 
 Rules
 -----
-1. A cause is decided where the fact is seen. What is stored is plain data: no log is
-   written here, no text made of foreign objects, no lock waited for. The background
-   thread does that.
-2. The first fact counts: what follows from it, such as an error of ``close``, does not.
-3. Late heartbeats are the cause where nothing was sent for as long as the session's
-   time-out. No server gives up a session earlier.
-4. What fails here is reported, and changes nothing for the connection.
+1. The cause is determined where the fact is observed, and stored as plain data: nothing
+   is logged here, no foreign object is formatted, no lock is taken. The background
+   thread does the logging.
+2. The first fact counts. Later ones, such as an error of ``close``, are consequences.
+3. Late heartbeats are the cause if nothing was sent for as long as the session timeout.
+   No server expires a session earlier.
+4. An exception in this module is reported, and does not affect the connection.
 
-The wire tells the session's id and time-out: they are in the first frame that a server
-sends. kazoo's objects are only looked at, see ``_kazoo``.
+The session's id and timeout are read from the connect response, the first frame that a
+server sends. kazoo's objects are only inspected, see ``_kazoo``.
 """
 
 from __future__ import annotations
@@ -43,23 +43,23 @@ if TYPE_CHECKING:
     from kazoo.protocol.connection import ConnectionHandler
 
     from ._connection import Connection
-    from ._stats import Traffic
+    from ._stats import TrafficCounters
 
-#: How many disconnects a handler keeps.
-KEPT = 16
-#: How many servers are told apart in what was tried since the last connection.
-SERVERS = 64
-#: How old the figures of the clocks may be when a thread falls asleep, in seconds.
-CLOCKS_EVERY = 0.5
+#: Number of disconnects that a handler keeps.
+MAX_DISCONNECTS = 16
+#: Number of servers whose failed attempts to connect are counted separately.
+MAX_SERVERS = 64
+#: Maximum age of the clock readings when a thread goes to sleep, in seconds.
+CLOCK_INTERVAL = 0.5
 
-#: Length of the frame, version of the protocol, time-out in milliseconds, session's id.
-_hello = Struct("!iiiq")
-#: A session has a password of 16 bytes; old servers do not tell if they are read-only.
-HELLO_SIZES = (36, 37)
+#: Frame length, protocol version, session timeout in milliseconds, session id.
+_connect_response = Struct("!iiiq")
+#: With a password of 16 bytes; old servers send no read-only flag.
+CONNECT_RESPONSE_SIZES = (36, 37)
 _SILENT = (errno.ETIMEDOUT,)
 _RESET = (errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED, errno.ENOTCONN)
 
-#: What is said where a heartbeat leaves late, and the connection may yet stand.
+#: Logged when a heartbeat is sent late, while the connection may still be alive.
 LATE_HEARTBEAT = (
     "Nothing was sent to %s for %.1f s, though a heartbeat is due every %.1f s: %s. "
     "The session may be lost."
@@ -71,7 +71,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _guarded(method: F) -> F:
-    """Report what *method* raises: in a connection thread nothing may come of it."""
+    """Report exceptions of *method* instead of raising them in a connection thread."""
 
     @functools.wraps(method)
     def call(*args: Any) -> Any:
@@ -90,40 +90,40 @@ def _guarded(method: F) -> F:
 
 
 class Clocks(NamedTuple):
-    """What the clocks showed at a moment."""
+    """Readings of the clocks."""
 
     at: float
-    cpu: float  # of the process
-    asleep: float  # how long the machine has slept
+    cpu: float  # CPU time of the process
+    asleep: float  # total time that the machine was suspended
 
 
 def read_clocks() -> Clocks:
-    """Return what the clocks show now."""
+    """Read the clocks."""
     asleep = 0.0
     if hasattr(time, "CLOCK_BOOTTIME"):
-        # Which goes on while the machine sleeps; monotonic() does not.
+        # CLOCK_BOOTTIME includes the time in suspend; monotonic() does not.
         asleep = time.clock_gettime(time.CLOCK_BOOTTIME) - monotonic()
     return Clocks(monotonic(), process_time(), asleep)
 
 
 class HoldUp(NamedTuple):
-    """A time in which a connection thread sent nothing, though it should have."""
+    """A time in which a connection thread failed to send a heartbeat."""
 
     cause: str
-    at: float  # when it was over
+    at: float  # when it ended
     seconds: float
     by: Optional[str]
     cpu: float
 
 
-class Sighting(NamedTuple):
-    """Foreign code that a connection thread was seen in, by the background thread."""
+class StackSample(NamedTuple):
+    """Foreign code in a connection thread, as sampled by the background thread."""
 
     name: str
     is_listener: bool
     since: float
     until: float
-    period: float  # how often it was looked at
+    period: float  # the time between two samples
 
 
 class End(NamedTuple):
@@ -137,10 +137,10 @@ class End(NamedTuple):
 
 
 class Facts:
-    """What is known of one connection.
+    """Facts about one connection.
 
-    :param server: its address
-    :param history: of the connection thread, if it is one that made it
+    :param server: the server's address
+    :param history: that of the connection thread that made the connection, if one did
     """
 
     def __init__(self, server: str = "?", history: Optional[History] = None) -> None:
@@ -153,26 +153,32 @@ class Facts:
         self.late: Optional[HoldUp] = None
         self._late_since = 0.0
         self.end: Optional[End] = None
-        #: The beginning of what the server says, until the session is known.
-        self.hello: Optional[bytearray] = None if history is None else bytearray()
-        self._hello_size = 0
+        #: The beginning of the connect response, until the session is known.
+        self.connect_response: Optional[bytearray] = (
+            None if history is None else bytearray()
+        )
+        self._response_size = 0
 
     @_guarded
-    def note_hello(self, connection: Connection, data: bytes) -> None:
-        """Take what the server said before kazoo's main loop began."""
+    def note_connect_response(self, connection: Connection, data: bytes) -> None:
+        """Record data that was received before kazoo's main loop."""
         if not data:
             self.note_end(connection, "closed", None)
-        if self.hello is None or self.history is None:
+        if self.connect_response is None or self.history is None:
             return
-        self._hello_size += len(data)
-        # Not all of it: what comes last is the session's password.
-        self.hello += data[: _hello.size - len(self.hello)]
-        if len(self.hello) < _hello.size:
+        self._response_size += len(data)
+        # Not all of it: it ends with the session's password.
+        self.connect_response += data[
+            : _connect_response.size - len(self.connect_response)
+        ]
+        if len(self.connect_response) < _connect_response.size:
             return
-        length, _, milliseconds, session = _hello.unpack_from(self.hello)
-        if self._hello_size < 4 + length or length not in HELLO_SIZES:
+        length, _, milliseconds, session = _connect_response.unpack_from(
+            self.connect_response
+        )
+        if self._response_size < 4 + length or length not in CONNECT_RESPONSE_SIZES:
             return
-        self.hello = None
+        self.connect_response = None
         if not _kazoo.is_socket_of(self.history.connection, connection):
             return
         if milliseconds > 0:
@@ -180,15 +186,15 @@ class Facts:
             connection.sent_at = connection.heard_at = monotonic()
             self.history.connected(self)
 
-    def why_no_session(self) -> str:
-        """Say why an attempt to make a session has failed."""
+    def failure_reason(self) -> str:
+        """Return why an attempt to establish a session has failed."""
         if self.end is not None:
             return self.end.error or "closed by the server"
-        return "no session" if self._hello_size else "no answer"
+        return "no session" if self._response_size else "no answer"
 
     @_guarded
     def note_error(self, connection: Connection, error: OSError) -> None:
-        """Take an error of the connection."""
+        """Record an error of the connection."""
         number = error.errno
         if isinstance(error, ssl.SSLError):
             cause = "tls"
@@ -206,21 +212,21 @@ class Facts:
     def note_end(
         self, connection: Connection, cause: str, error: Optional[str]
     ) -> None:
-        """Take the first sign of the connection's end."""
+        """Record the end of the connection, unless it is known already."""
         if self.end is not None:
             return
         history, wanted = self.history, False
         if history is not None:
             wanted = _kazoo.is_stopped(history.connection)
             if _kazoo.state_of(history.connection) == _kazoo.AUTH_FAILED:
-                cause = "authentication"  # a server closes the connection then
+                cause = "authentication"  # the server then closes the connection
         self.end = End(cause, error, monotonic(), connection.sent_at, wanted)
         if history is not None and self.session_timeout:
             history.begin_transition()
 
     @_guarded
     def note_silence(self, connection: Connection, now: float) -> Optional[HoldUp]:
-        """Return the hold-up, the first time it is seen, if a heartbeat is overdue."""
+        """Return the hold-up if a heartbeat is overdue, once for each."""
         history = self.history
         if history is None:
             return None
@@ -238,7 +244,7 @@ class Facts:
 
     @_guarded
     def closed(self, connection: Connection) -> None:
-        """Take note that this thread closes the connection."""
+        """Record that this thread closes the connection."""
         history = self.history
         if history is None:
             return
@@ -249,53 +255,57 @@ class Facts:
 
 
 class History:
-    """What one connection thread knows; written by it alone, but for ``sighting``.
+    """The history of one connection thread.
+
+    Only that thread writes it, except for ``stack_sample``.
 
     :param connection: kazoo's
-    :param traffic: counts causes
-    :param disconnects: where the handler keeps them
-    :param on_transition: called when a listener of the connection's state may run next
+    :param traffic: counts the causes
+    :param disconnects: the handler's last disconnects
+    :param on_transition: called when state listeners may run next
     """
 
     def __init__(
         self,
         connection: ConnectionHandler,
-        traffic: Traffic,
+        traffic: TrafficCounters,
         disconnects: deque[Disconnect],
         on_transition: Callable[[], Any],
     ) -> None:
         self.connection = connection
         self.ident = threading.get_ident()
         self.clocks = read_clocks()
-        self.sighting: Optional[Sighting] = None
-        #: Whether a state listener may be at work.
+        self.stack_sample: Optional[StackSample] = None
+        #: Whether a state listener may be running.
         self.in_transition = False
         self._traffic = traffic
         self._disconnects = disconnects
         self._on_transition = on_transition
         self._tried: dict[str, tuple[int, str]] = {}
-        # of the session
+        # The session:
         self._session_id = 0
         self._session_timeout = 0.0
-        self._lost: Optional[Disconnect] = None  # the first one since it was connected
+        self._lost: Optional[Disconnect] = (
+            None  # the first one since the last connection
+        )
         self._lost_at = self._heard_at = monotonic()
 
-    # -- what happens ------------------------------------------------------------------
+    # -- events ------------------------------------------------------------------------
 
     def begin_transition(self) -> None:
-        """Have the thread looked after: kazoo calls the state listeners next."""
+        """Start sampling this thread: kazoo calls the state listeners next."""
         self.in_transition = True
         self._on_transition()
 
     @_guarded
     def attempt_failed(self, server: str, why: str) -> None:
-        """Take note of an attempt to connect."""
+        """Record a failed attempt to connect."""
         count, _ = self._tried.get(server, (0, ""))
-        if count or len(self._tried) < SERVERS:
+        if count or len(self._tried) < MAX_SERVERS:
             self._tried[server] = (count + 1, why)
 
     def connected(self, facts: Facts) -> None:
-        """Take note of a session that a server has made, or goes on with."""
+        """Record a session that a server has established or resumed."""
         lost, now = self._lost, monotonic()
         self.clocks = read_clocks()
         if lost is not None:
@@ -317,7 +327,7 @@ class History:
         self.begin_transition()
 
     def ended(self, connection: Connection) -> None:
-        """Take note of a connection that kazoo closes."""
+        """Record that kazoo closes the connection."""
         self.in_transition = False
         facts, now = connection.facts, monotonic()
         state = _kazoo.state_of(self.connection)
@@ -325,7 +335,7 @@ class History:
         if state == _kazoo.EXPIRED:
             self._expired(facts, now)
         elif not facts.session_timeout:
-            self.attempt_failed(facts.server, facts.why_no_session())
+            self.attempt_failed(facts.server, facts.failure_reason())
         elif end is None and _kazoo.is_stopped(self.connection):
             pass
         elif end is None or not end.wanted:
@@ -390,7 +400,7 @@ class History:
                 cpu_seconds=lost.cpu_seconds,
                 error=lost.error,
             )
-            seen = self.seen_in(self._lost_at, now)
+            seen = self.sampled_between(self._lost_at, now)
             if lost.cause not in HOLD_UPS and seen is not None:
                 disconnect = replace(
                     disconnect,
@@ -404,7 +414,7 @@ class History:
     # -- hold-ups ----------------------------------------------------------------------
 
     def _fatal_hold_up(self, connection: Connection, end: End) -> Optional[HoldUp]:
-        """Return what had heartbeats left too late, if that ended the connection."""
+        """Return the hold-up that ended the connection, if one did."""
         timeout = connection.facts.session_timeout
         if end.cause not in ("closed", "reset", "silent") or not connection.framed:
             return None
@@ -414,21 +424,21 @@ class History:
         return late if late.seconds >= timeout else None
 
     def hold_up(self, since: float, now: float) -> HoldUp:
-        """Return what has kept this thread from sending anything."""
+        """Return why this thread has not sent anything."""
         clocks = read_clocks()
         asleep = clocks.asleep - self.clocks.asleep
         cpu = clocks.cpu - self.clocks.cpu
         seconds = now - since + asleep
-        seen = self.seen_in(since, now)
+        seen = self.sampled_between(since, now)
         if seen is not None:
             cause = "listener" if seen.is_listener else "call"
             return HoldUp(cause, now, seconds, seen.name, cpu)
         cause = "busy" if cpu > seconds / 2 else "suspended"
         return HoldUp(cause, now, seconds, None, cpu)
 
-    def seen_in(self, since: float, until: float) -> Optional[Sighting]:
-        """Return the code that this thread was in for most of the time, if any."""
-        seen = self.sighting
+    def sampled_between(self, since: float, until: float) -> Optional[StackSample]:
+        """Return the foreign code that ran for at least half of the time, if any."""
+        seen = self.stack_sample
         if seen is None:
             return None
         overlap = min(seen.until, until) - max(seen.since, since) + 2 * seen.period
@@ -437,11 +447,11 @@ class History:
 
 def record(
     disconnect: Disconnect,
-    traffic: Traffic,
+    traffic: TrafficCounters,
     disconnects: deque[Disconnect],
     warn: bool = True,
 ) -> None:
-    """Count and keep a disconnect; log it in the background."""
+    """Count and keep a disconnect, and log it in the background."""
     traffic.disconnects[disconnect.cause] += 1
     disconnects.append(disconnect)
     if warn:
@@ -449,7 +459,7 @@ def record(
 
 
 def forked_from(facts: Facts) -> Disconnect:
-    """Return the disconnect of a connection that stays with the parent of a fork."""
+    """Return the disconnect of a parent's connection in a forked child."""
     return Disconnect(
         cause="forked",
         server=facts.server,
@@ -461,7 +471,7 @@ def forked_from(facts: Facts) -> Disconnect:
 
 
 def log_late_heartbeat(server: str, held_up: HoldUp, interval: float) -> None:
-    """Warn of a heartbeat that left late."""
+    """Log a heartbeat that is sent late."""
     words = HOLD_UPS[held_up.cause].format(
         held_up_by=held_up.by,
         held_up_seconds=held_up.seconds,

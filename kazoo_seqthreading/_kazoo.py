@@ -1,9 +1,9 @@
-"""What is known here of kazoo's inside, in one place.
+"""All knowledge of kazoo's internals.
 
-Nothing in kazoo is replaced. These functions only recognise objects that kazoo hands
-to its handler, and look at its queues; ``tests/test_kazoo_facts.py`` holds them against
-the installed kazoo. Where kazoo is not as expected, they say so, and the handler does
-without.
+kazoo is not patched. These functions recognise objects that kazoo passes to its
+handler, and inspect its queues; ``tests/test_kazoo_facts.py`` checks them against the
+installed kazoo. If kazoo is not as expected, they say so, and the handler works without
+the feature.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from kazoo.protocol import serialization
 from kazoo.protocol.connection import ConnectionHandler
 from kazoo.protocol.states import KeeperState
 
-#: States of a connection's client that tell why kazoo has closed it.
+#: States of a client that tell why kazoo has closed its connection.
 EXPIRED, AUTH_FAILED = KeeperState.EXPIRED_SESSION, KeeperState.AUTH_FAILED
 
 _OWN = __name__.rpartition(".")[0]
 _IN_SELECT = (f"{_OWN}._connection", f"{_OWN}._select")
-_CHAIN_LINK = re.compile(r"KazooClient\.\w+_async\.<locals>\.")
-#: What ``kazoo.handlers.utils.wrap`` makes of a function.
+_INTERNAL_CALLBACK = re.compile(r"KazooClient\.\w+_async\.<locals>\.")
+#: The qualified name of a function made by ``kazoo.handlers.utils.wrap``.
 _WRAPPED = "wrap.<locals>.capture.<locals>.captured_function"
 
-#: The methods that take a step of the main loop, with a checksum of the names that
-#: their code uses. They are the same in 2.8 to 2.11.
+#: The methods that make a step of the main loop, with a checksum of the names that
+#: their code uses. They are the same in kazoo 2.8 to 2.11.
 _METHODS = {
     "_send_request": 0x74490BB2,
     "_submit": 0x905D5953,
@@ -40,7 +40,7 @@ _METHODS = {
     "_read_watch_event": 0x6751DE41,
 }
 
-#: The types of requests after whose replies the connection goes on as before.
+#: The types of requests that do not change the state of the connection.
 ORDINARY = frozenset(
     (
         serialization.CheckVersion,
@@ -62,7 +62,7 @@ ORDINARY = frozenset(
 
 
 def methods_are_known(connection: ConnectionHandler) -> bool:
-    """Tell whether the methods that take a connection's steps are those known here."""
+    """Return whether the methods of the main loop's steps are the known ones."""
     return type(connection) is ConnectionHandler and all(
         name not in vars(connection)
         and _checksum(getattr(ConnectionHandler, name, None)) == expected
@@ -78,11 +78,11 @@ def _checksum(function: Any) -> Optional[int]:
     return zlib.crc32(" ".join(names).encode())
 
 
-def is_chain_link(callback: Any) -> bool:
-    """Tell whether *callback* is a link of one of kazoo's own asynchronous chains.
+def is_internal_callback(callback: Any) -> bool:
+    """Return whether *callback* is one of kazoo's own, as in ``create_async``.
 
     ``KazooClient.create_async``, ``ensure_path_async`` and ``sync_async`` link local
-    functions to results, wrapped and some as ``functools.partial``. None of them
+    functions to results, wrapped, and some in a ``functools.partial``. None of them
     blocks.
     """
     if type(callback) is functools.partial:
@@ -92,19 +92,19 @@ def is_chain_link(callback: Any) -> bool:
     return (
         type(callback) is FunctionType
         and callback.__module__ == "kazoo.client"
-        and _CHAIN_LINK.match(callback.__qualname__) is not None
+        and _INTERNAL_CALLBACK.match(callback.__qualname__) is not None
     )
 
 
 def _unwrap(function: FunctionType) -> Any:
-    """Return the function that ``kazoo.handlers.utils.wrap`` was given."""
+    """Return the function that was passed to ``kazoo.handlers.utils.wrap``."""
     inner = getattr(function, "__wrapped__", function)
     cells = dict(zip(inner.__code__.co_freevars, inner.__closure__ or ()))
     return cells["function"].cell_contents if "function" in cells else None
 
 
 def connection_of(func: Any) -> Optional[ConnectionHandler]:
-    """Return the connection if *func* is the routine of its connection thread."""
+    """Return the connection if *func* is its ``zk_loop``, else ``None``."""
     if type(func) is MethodType and func.__func__ is ConnectionHandler.zk_loop:
         connection: Any = func.__self__
         return connection  # type: ignore[no-any-return]
@@ -112,7 +112,7 @@ def connection_of(func: Any) -> Optional[ConnectionHandler]:
 
 
 def has_queues(connection: ConnectionHandler) -> bool:
-    """Tell whether the connection's requests are where 2.8 to 2.11 have them."""
+    """Return whether the client has the request queues of kazoo 2.8 to 2.11."""
     client = getattr(connection, "client", None)
     return (
         type(getattr(client, "_queue", None)) is deque
@@ -121,7 +121,7 @@ def has_queues(connection: ConnectionHandler) -> bool:
 
 
 def in_flight(connection: ConnectionHandler) -> list[Any]:
-    """Return the results of the requests that wait for a reply, or to be sent."""
+    """Return the results of the requests that are unanswered or not sent yet."""
     if not has_queues(connection):
         return []
     client = connection.client
@@ -129,7 +129,7 @@ def in_flight(connection: ConnectionHandler) -> list[Any]:
 
 
 def results_behind(callback: Any) -> list[Any]:
-    """Return the results that a link of kazoo's own chains can complete."""
+    """Return the results that one of kazoo's own callbacks can complete."""
     todo, found, seen = [callback], list[Any](), set[int]()
     while todo:
         obj = todo.pop()
@@ -145,15 +145,15 @@ def results_behind(callback: Any) -> list[Any]:
                 try:
                     todo.append(cell.cell_contents)
                 except ValueError:
-                    pass  # empty
+                    pass  # an empty cell
     return found
 
 
 def is_set_by(connection: ConnectionHandler, event: object, forever: bool) -> bool:
-    """Tell whether it is the connection's thread that sets *event*.
+    """Return whether the connection's thread must set *event* to end a wait for it.
 
-    :param forever: whether it is waited for without a time-out. kazoo's ``stop`` joins
-        that thread after it has waited for ``connection_stopped``, time-out or not.
+    :param forever: whether the wait has no timeout. kazoo's ``stop`` joins that thread
+        after it has waited for ``connection_stopped``, with or without a timeout.
     """
     if event is getattr(connection, "connection_stopped", None):
         return True
@@ -161,7 +161,7 @@ def is_set_by(connection: ConnectionHandler, event: object, forever: bool) -> bo
 
 
 def unsent(connection: ConnectionHandler) -> bool:
-    """Tell whether a connection that stands has something to send."""
+    """Return whether an established connection has unsent requests."""
     if not (has_queues(connection) and connection.client._live.is_set()):
         return False
     buffered = getattr(connection._socket, "unsent", None)
@@ -169,16 +169,16 @@ def unsent(connection: ConnectionHandler) -> bool:
 
 
 def is_socket_of(connection: ConnectionHandler, sock: Optional[object]) -> bool:
-    """Tell whether *sock* is the one over which kazoo talks to the server.
+    """Return whether *sock* is the socket of kazoo's connection to the server.
 
-    ``None`` while it makes another one. A connection thread makes further sockets, to
-    look for a server that is not read-only.
+    That is ``None`` while kazoo connects. A connection thread makes other sockets, too,
+    to look for a read-write server.
     """
     return getattr(connection, "_socket", connection) is sock
 
 
 def is_stopped(connection: ConnectionHandler) -> bool:
-    """Tell whether ``client.stop()`` was called."""
+    """Return whether ``client.stop()`` was called."""
     client = getattr(connection, "client", None)
     stopped = getattr(client, "_stopped", None)
     return stopped is not None and bool(stopped.is_set())
@@ -190,18 +190,18 @@ def state_of(connection: ConnectionHandler) -> object:
 
 
 def found_server(connection: ConnectionHandler) -> bool:
-    """Tell whether kazoo has found a server that is not read-only."""
+    """Return whether kazoo has found a read-write server."""
     return bool(getattr(connection, "_rw_server", None))
 
 
 def current_exception() -> str:
-    """Name the exception that kazoo does not handle, at the end of a connection."""
+    """Return the name of the exception with which kazoo's loop ends."""
     kind = sys.exc_info()[0]
     return "for an unknown reason" if kind is None else kind.__name__
 
 
 def operation_of(request: Any) -> str:
-    """Name a request's operation and path, and nothing else of it."""
+    """Return a request's operation and path, without its data."""
     operation = type(request).__name__
     if operation == "Transaction":
         return f"{operation} of {len(request.operations)} operations"
@@ -210,10 +210,11 @@ def operation_of(request: Any) -> str:
 
 
 def foreign_code(frame: Optional[FrameType]) -> Optional[tuple[object, str, bool]]:
-    """Find the code that kazoo called in its connection thread, which is at *frame*.
+    """Return the foreign code that kazoo has called in a connection thread.
 
-    :returns: what tells one call from another one, the code's name, and whether it is a
-        state listener; ``None`` if kazoo, or this package, is itself at work
+    :param frame: the thread's current frame
+    :returns: the identity of the call, the code's name, and whether it is a state
+        listener; ``None`` if only kazoo and this package are on the stack
     """
     found: Optional[FrameType] = None
     called_by: Optional[FrameType] = None
@@ -241,7 +242,7 @@ def _place(frame: FrameType) -> str:
 
 
 def calling_listener() -> str:
-    """Name the code that kazoo called in this thread, and that made this call."""
+    """Return the name of the code, called by kazoo, that has made this call."""
     frame = sys._getframe(1)
     caller = frame
     outer = frame.f_back

@@ -1,9 +1,9 @@
-"""What there is to say about connection threads and slow callbacks.
+"""The background thread that writes logs and warns of slow callbacks.
 
-A connection thread writes no log: a log handler may block, raise, or wait for
-ZooKeeper. It hands its messages to a background thread, which also warns of callbacks
-that run for too long. A worker that gets to work wakes that thread; it then looks again
-whenever a callback may be overdue, until the workers are idle.
+A connection thread logs nothing itself: a log handler may block, raise, or wait for
+ZooKeeper. It passes its messages to a background thread, which also warns of callbacks
+that run for too long. A worker that starts a callback wakes that thread; it then checks
+the workers whenever a callback may be overdue, until they are idle.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ._callbacks import describe, stack_of
 if TYPE_CHECKING:
     from ._worker import Worker
 
-#: The least time between two looks at the workers, in seconds.
+#: Minimum time between two checks of the workers, in seconds.
 SHORTEST_DELAY = 0.01
 
 _log = logging.getLogger("kazoo_seqthreading.watchdog")
@@ -31,7 +31,7 @@ _log = logging.getLogger("kazoo_seqthreading.watchdog")
 def report(log: Callable[..., None], message: str, *args: Any, **kwargs: Any) -> None:
     """Call ``log(message, *args, **kwargs)`` in the background.
 
-    Arguments that are callable are called there, and their results are logged.
+    Callable arguments are called there, and their results are logged.
     """
     _thread.submit(partial(_write, log, message, args, kwargs))
 
@@ -43,39 +43,39 @@ def _write(
 
 
 def monitor_thread() -> Optional[threading.Thread]:
-    """Return the thread, if it runs."""
+    """Return the background thread, if it is running."""
     return _thread.thread
 
 
 class Watch:
-    """Something that the background thread looks at again and again, while it is armed.
+    """A check that the background thread repeats while the watch is armed.
 
-    It takes no lock: a thread arms it, and the background thread disarms it before it
-    looks for the last time.
+    No lock is taken: any thread may arm the watch, and the background thread disarms it
+    before the last check.
     """
 
     def __init__(self) -> None:
         self._armed = False
 
     def arm(self) -> None:
-        """Have the background thread look, until there is nothing to look after."""
+        """Make the background thread check, until there is nothing to watch."""
         if not self._armed:
             self._armed = True
             _thread.submit(self)
 
     def disarm(self) -> None:
-        """Forget the parent's background thread, in a forked child."""
+        """Disarm the watch in a forked child, which has no background thread yet."""
         self._armed = False
 
     def check(self, first: bool = False) -> Optional[float]:
-        """Look; return in how many seconds to do so again, ``None`` for never.
+        """Check; return the seconds until the next check, ``None`` for never.
 
-        :param first: whether it was armed just now
+        :param first: whether the watch has just been armed
         """
         delay = self._look(first)
         if delay is None:
             self._armed = False
-            delay = self._look(first)  # something may have come just before that
+            delay = self._look(first)  # something may have come just before
             if delay is not None:
                 self._armed = True
         return delay
@@ -85,9 +85,9 @@ class Watch:
 
 
 class Watchdog(Watch):
-    """Warns of callbacks that have run for too long, while they run.
+    """Warns of callbacks that have been running for too long.
 
-    :param workers: returns the workers to look at
+    :param workers: returns the workers to watch
     :param limit: how long a callback may run, in seconds; ``None`` for no limit
     """
 
@@ -99,7 +99,7 @@ class Watchdog(Watch):
         self._limit = limit
 
     def arm(self) -> None:
-        """Look after the workers until they are idle; a worker calls it."""
+        """Watch the workers until they are idle; called by a worker."""
         if self._limit is not None:
             super().arm()
 
@@ -112,7 +112,7 @@ class Watchdog(Watch):
             if running is None:
                 if worker.ended or worker.empty():
                     continue
-                remaining = self._limit  # it is about to begin
+                remaining = self._limit  # a callback is about to start
             else:
                 callback, since = running
                 remaining = since + self._limit - monotonic()
@@ -120,7 +120,7 @@ class Watchdog(Watch):
                     if worker.last_warned != since:
                         worker.last_warned = since
                         isolate(partial(self._warn, worker, callback, since))
-                    remaining = self._limit  # for the callback after this one
+                    remaining = self._limit  # for the next callback
             if delay is None or remaining < delay:
                 delay = remaining
         return delay if delay is None else max(delay, SHORTEST_DELAY)
@@ -137,7 +137,7 @@ class Watchdog(Watch):
         )
 
 
-_armed: set[Watch] = set()  # used by the background thread alone
+_armed: set[Watch] = set()  # only used by the background thread
 
 
 def _handle(entries: list[Any]) -> Optional[float]:
@@ -150,7 +150,7 @@ def _handle(entries: list[Any]) -> Optional[float]:
     _armed.update(armed)
     delays = []
     for watch in tuple(_armed):
-        # A watch that fails, on a kazoo that is not as expected, is not armed again.
+        # A watch that raises, with an unexpected version of kazoo, is dropped.
         delay = isolate(partial(watch.check, first=watch in armed))
         if delay is None:
             _armed.discard(watch)
@@ -160,7 +160,7 @@ def _handle(entries: list[Any]) -> Optional[float]:
 
 
 def isolate(function: Callable[[], Any]) -> Any:
-    """Call *function*; nothing that it raises ends the background thread."""
+    """Call *function*; its exceptions do not end the background thread."""
     try:
         return function()
     except BaseException:  # a log handler that fails
@@ -168,4 +168,4 @@ def isolate(function: Callable[[], Any]) -> Any:
 
 
 _thread = BackgroundThread("kazoo-seqthreading-monitor", _handle)
-_fork.in_child(_armed.clear)
+_fork.run_in_child(_armed.clear)

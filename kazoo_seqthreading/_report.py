@@ -1,8 +1,8 @@
-"""A text that tells the state of a handler, for a bug report.
+"""A text report about a handler's state, for bug reports.
 
-It takes no lock, waits for nothing, imports nothing and reads no file: it works in a
-signal handler, and while everything else hangs. It names operations and paths, never
-data, credentials or a session's password; stacks are told without their source.
+Making it takes no lock, never blocks, imports nothing and reads no file: it works in a
+signal handler, and while everything else hangs. It contains operations and paths, but
+no data, credentials or session passwords; stacks come without source lines.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from ._core import Core
     from ._stats import Stats
 
-#: How many entries of a queue are told.
-LISTED = 10
-#: How many calls of a stack are told.
-DEPTH = 30
+#: Maximum number of a queue's entries in the report.
+MAX_LISTED = 10
+#: Maximum number of a stack's frames in the report.
+MAX_STACK_DEPTH = 30
 
 
 def make_report(core: Core) -> str:
-    """Return the state of the handler that consists of *core*."""
+    """Return the report about the handler of *core*."""
     sections: tuple[Callable[[], Iterable[str]], ...] = (
         lambda: _head(core),
         lambda: _clients(core),
@@ -49,7 +49,9 @@ def make_report(core: Core) -> str:
     for section in sections:
         try:
             lines.extend(section())
-        except Exception as error:  # a kazoo that is not as expected: tell the rest
+        except (
+            Exception
+        ) as error:  # an unexpected version of kazoo: go on with the rest
             lines.append(f"  ({type(error).__name__}: {error})")
     return "\n".join(lines) + "\n"
 
@@ -85,7 +87,7 @@ def _client(number: int, thread: ConnectionThread) -> Iterator[str]:
         f"hosts {hosts}{getattr(client, 'chroot', '')}"
     )
     sock = thread.socket()
-    if sock is None or not sock.stands():
+    if sock is None or not sock.has_session():
         yield "     no connection"
     else:
         facts = sock.facts
@@ -103,11 +105,11 @@ def _client(number: int, thread: ConnectionThread) -> Iterator[str]:
     pending = _copy(client._pending)
     queued = _copy(client._queue)
     yield f"     requests in flight: {len(pending)}, not sent yet: {len(queued)}"
-    for request, _, xid in pending[:LISTED]:
+    for request, _, xid in pending[:MAX_LISTED]:
         since = thread.sent_since(xid)
         age = f", for {now - since:.1f} s" if since else ""
         yield f"       {_kazoo.operation_of(request)}{age}"
-    for request, _ in queued[:LISTED]:
+    for request, _ in queued[:MAX_LISTED]:
         yield f"       {_kazoo.operation_of(request)}, not sent"
 
 
@@ -131,17 +133,19 @@ def _queues(core: Core) -> Iterator[str]:
 
 
 def _first_waiting(queue: Any) -> Optional[tuple[float, Any]]:
-    """Return since when the first callback waits, and the callback.
+    """Return when the first waiting callback was queued, and the callback.
 
-    Nothing but ``get()`` shows what is in a ``SimpleQueue``, and that would take it
-    out. The garbage collector knows.
+    A ``SimpleQueue`` cannot be read without taking the entries out, so they are found
+    by means of the garbage collector.
     """
     entries = gc.get_referents(queue)
     for held in tuple(entries):
         if type(held) in (list, deque):
             entries += held
-    waiting = [one for one in entries if type(one) is tuple and type(one[0]) is float]
-    return min(waiting, key=lambda one: one[0], default=None)
+    waiting = [
+        item for item in entries if type(item) is tuple and type(item[0]) is float
+    ]
+    return min(waiting, key=lambda item: item[0], default=None)
 
 
 def _history(stats: Stats) -> Iterator[str]:
@@ -191,7 +195,7 @@ def _threads(core: Core) -> Iterator[str]:
 
 def _stack(frame: Any) -> Iterable[str]:
     calls = list[str]()
-    while frame is not None and len(calls) < DEPTH:
+    while frame is not None and len(calls) < MAX_STACK_DEPTH:
         code = frame.f_code
         calls.append(f"    {code.co_filename}:{frame.f_lineno} {code.co_name}")
         frame = frame.f_back
@@ -199,10 +203,10 @@ def _stack(frame: Any) -> Iterable[str]:
 
 
 def _copy(entries: Any) -> list[Any]:
-    """Return the first *entries* of a deque that other threads change."""
+    """Return the first *entries* of a deque that other threads may change."""
     for _ in range(10):
         try:
             return list(islice(entries.copy(), 1000))
         except RuntimeError:
-            pass  # changed meanwhile
+            pass  # changed during the copy
     return []

@@ -2,34 +2,35 @@
 
 Rules
 -----
-1. The first ``set`` or ``set_exception`` wins; a later one changes nothing and raises
+1. The first ``set`` or ``set_exception`` wins; later ones have no effect and raise
    nothing.
-2. A linked callback runs exactly once; equal ones, linked before the result is
-   complete, are one: they share a claim, which the first to run takes.
-3. No lock is held, by anybody, ever: a signal handler or a finalizer that interrupts a
-   method may call any other, and wait for it. Every step is one atomic operation of a
-   ``dict`` or a ``list``, and may be done again by the next who comes by:
+2. A linked callback runs exactly once. Equal callbacks that are linked before the
+   result is complete count as one: they share a claim, which the first to run takes.
+3. No lock is ever held: a signal handler or a finalizer that interrupts a method may
+   call any other one, and wait for it. Each step is one atomic operation of a ``dict``
+   or a ``list``, and may be repeated by the next thread:
 
    - ``_outcomes.setdefault`` elects the outcome, and publishes it in the same step, so
-     that whoever loses can complete the result in place of the winner.
+     that a thread that loses can complete the result in place of the winner.
    - ``value`` is stored before ``_exception``, which alone tells that a result is
-     complete. Only then are those who wait woken.
-   - Who waits appends itself to ``__waiting`` before it looks whether the result is
-     complete; who completes it looks at ``__waiting`` after that. One of them sees the
-     other. Entries are removed after they were woken: waking twice does no harm.
+     complete. Only then are the waiters woken.
+   - A waiter appends itself to ``__waiting`` before it checks whether the result is
+     complete; the thread that completes it checks ``__waiting`` after that. So one of
+     them sees the other. Entries are removed after they were woken; waking one twice is
+     harmless.
 
-4. Threads are woken before a user's callback is queued, also those whose results this
-   thread has completed before.
-5. A complete result holds nothing that waited for it.
-6. Every ``get`` raises an exception of its own, a copy, so that tracebacks of several
-   threads never meet and never grow.
-7. No method calls another one that a subclass may override, but for ``get_nowait``,
-   which calls ``get`` as kazoo's does.
+4. Waiters are woken before a user's callback is queued, also the waiters of results
+   that this thread has completed before.
+5. A complete result has no references to its waiters and callbacks.
+6. Every ``get`` raises its own copy of the exception, so that tracebacks are not shared
+   between threads and do not grow.
+7. No method calls another one that a subclass may override, except that ``get_nowait``
+   calls ``get``, as kazoo's does.
 
-An entry of ``__waiting`` is the lock of a thread that waits, such a thread that polls
-the connection itself, or a linked callback.
-Users' callbacks go to the handler's completion queue. Those without a context, kazoo's
-own chains and what wakes futures and event loops, run where the result is completed.
+An entry of ``__waiting`` is the lock of a waiting thread, a ``Leader`` (see ``_turn``),
+or a linked callback. Users' callbacks go to the handler's completion queue. Callbacks
+without a context, which belong to kazoo or wake futures and event loops, run in the
+thread that completes the result.
 """
 
 from __future__ import annotations
@@ -50,14 +51,14 @@ from ._callbacks import LinkedCallback, check_callable, describe
 from ._connection_threads import current_connection
 from ._errors import TimeoutError
 from ._exceptions import private_copy
-from ._kazoo import in_flight, is_chain_link, results_behind
+from ._kazoo import in_flight, is_internal_callback, results_behind
 from ._monitor import report
 from ._surroundings import warn_in_event_loop
 from ._waiting import (
     check_timeout,
     interrupts,
+    make_blocking_call_error,
     raise_interrupt,
-    would_block_connection,
 )
 from ._worker import queue_callback
 
@@ -73,7 +74,7 @@ Callback = Callable[["AsyncResult[T]"], Any]
 
 _log = logging.getLogger("kazoo_seqthreading.result")
 
-#: A value may be large, and is not to fill a log.
+#: Shortens values, which may be large, in logs.
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 200
 
@@ -83,15 +84,15 @@ class _Pending:
         return "<pending>"
 
 
-#: What ``_exception`` holds until the result is complete.
+#: The value of ``_exception`` until the result is complete.
 _PENDING: Any = _Pending()
 
-#: Outcomes that are elected and perhaps not stored yet: result, value and exception, by
-#: the result's id. The result is in it so that its id is not given to another one.
+#: Outcomes that are elected and may not be stored yet: result, value and exception, by
+#: the result's id. The reference to the result keeps its id from being reused.
 _Outcome = tuple[object, Any, Optional[BaseException]]
 _outcomes: dict[int, _Outcome] = {}
 
-#: Tables of claims that are made and perhaps not stored yet, likewise.
+#: Tables of claims that may not be stored yet, likewise.
 _new_claims: dict[int, tuple[object, dict[object, LockType]]] = {}
 
 
@@ -108,7 +109,8 @@ class AsyncResult(IAsyncResult, Generic[T]):
         result.rawlink(lambda result: print(result.get()))
         value, stat = result.get(timeout=10)
 
-    ``value`` is what was given to :meth:`set`; ``None`` before, and after an exception.
+    ``value`` is the value given to :meth:`set`; ``None`` before that, and with an
+    exception.
     """
 
     __slots__ = ("__claims", "__waiting", "_exception", "_handler", "value")
@@ -120,7 +122,9 @@ class AsyncResult(IAsyncResult, Generic[T]):
         self.value = None
         self._exception: Any = _PENDING
         self.__waiting: list[Union[LockType, Leader, LinkedCallback]] = []
-        self.__claims: Optional[dict[object, LockType]] = None  # of users' callbacks
+        self.__claims: Optional[dict[object, LockType]] = (
+            None  # those of users' callbacks
+        )
 
     def __repr__(self) -> str:
         exception = self._exception
@@ -135,11 +139,11 @@ class AsyncResult(IAsyncResult, Generic[T]):
     # -- state -------------------------------------------------------------------
 
     def ready(self) -> bool:
-        """Return ``True`` if it holds a value or an exception."""
+        """Return whether the result has a value or an exception."""
         return self._exception is not _PENDING
 
     def successful(self) -> bool:
-        """Return ``True`` if it is ready and holds a value."""
+        """Return whether the result is ready and has a value."""
         return self._exception is None
 
     @property
@@ -151,9 +155,9 @@ class AsyncResult(IAsyncResult, Generic[T]):
     # -- completion ----------------------------------------------------------------
 
     def set(self, value: Optional[T] = None) -> None:
-        """Store the value, wake up the waiters, dispatch the callbacks.
+        """Store the value, wake the waiters and dispatch the callbacks.
 
-        On a result that is ready already, nothing happens.
+        Has no effect if the result is ready already.
         """
         if self._exception is _PENDING:
             self.__complete(value, None)
@@ -161,12 +165,12 @@ class AsyncResult(IAsyncResult, Generic[T]):
     def set_exception(
         self, exception: Union[BaseException, type[BaseException]]
     ) -> None:
-        """Store the exception, wake up the waiters, dispatch the callbacks.
+        """Store the exception, wake the waiters and dispatch the callbacks.
 
-        :param exception: an exception, or a class of which one is made
+        :param exception: an exception, or an exception class, which is instantiated
         :raises TypeError: if it is neither
 
-        On a result that is ready already, nothing happens.
+        Has no effect if the result is ready already.
         """
         if not issubclass(type(exception), BaseException):
             exception = _make_exception(exception)
@@ -183,7 +187,7 @@ class AsyncResult(IAsyncResult, Generic[T]):
             self.__publish(outcome)
         finally:
             elected = _outcomes.get(key)
-            if elected is not None:  # a signal handler has raised in the middle of it
+            if elected is not None:  # a signal handler has raised before that
                 self.__publish(elected)
 
     def __publish(self, outcome: _Outcome) -> None:
@@ -201,7 +205,7 @@ class AsyncResult(IAsyncResult, Generic[T]):
                 (wake if self._exception is None else release)(entry)
             elif type(entry) is not LinkedCallback:
                 entry.wake()  # type: ignore[union-attr]
-        while True:  # another thread may do the same
+        while True:  # other threads may do this at the same time
             try:
                 entry = waiting[0]
             except IndexError:
@@ -219,7 +223,7 @@ class AsyncResult(IAsyncResult, Generic[T]):
                 link()
             except BaseException as error:
                 if not isinstance(error, Exception) and current_connection() is None:
-                    raise  # a signal handler's
+                    raise  # from a signal handler
                 report(
                     _log.error,
                     "Exception in %s",
@@ -235,14 +239,14 @@ class AsyncResult(IAsyncResult, Generic[T]):
     def get(self, block: bool = True, timeout: Optional[float] = None) -> T:
         """Return the value or raise the exception.
 
-        :param block: whether to wait for it
-        :param timeout: how long to wait, in seconds; ``None`` waits for ever
-        :raises TimeoutError: if there is nothing (in time)
-        :raises TypeError, ValueError: if *timeout* makes no sense
-        :raises BlockingCallError: if it would wait for ever, in a client's connection
-            thread, for what only that thread can bring
-        :raises kazoo.exceptions.ConnectionClosedError: if it would wait, in a forked
-            child, for what only the parent could deliver
+        :param block: whether to wait
+        :param timeout: how long to wait, in seconds; ``None`` waits forever
+        :raises TimeoutError: if the result is not ready (in time)
+        :raises TypeError, ValueError: if *timeout* is invalid
+        :raises BlockingCallError: in a client's connection thread, if it would wait
+            forever for a reply that only that thread can read
+        :raises kazoo.exceptions.ConnectionClosedError: in a forked child, if it would
+            wait for a reply that only the parent could receive
         """
         if interrupts:
             raise_interrupt()
@@ -255,14 +259,14 @@ class AsyncResult(IAsyncResult, Generic[T]):
     def get_nowait(self) -> T:
         """Return the value or raise the exception without blocking.
 
-        :raises TimeoutError: if there is nothing yet
+        :raises TimeoutError: if the result is not ready
         """
         return self.get(block=False)
 
     def wait(self, timeout: Optional[float] = None) -> bool:
-        """Block until the result is ready, and tell whether it is.
+        """Block until the result is ready, and return whether it is.
 
-        :param timeout: how long to wait, in seconds; ``None`` waits for ever
+        :param timeout: how long to wait, in seconds; ``None`` waits forever
         :raises BlockingCallError: as :meth:`get`
         :raises kazoo.exceptions.ConnectionClosedError: as :meth:`get`
         """
@@ -273,7 +277,7 @@ class AsyncResult(IAsyncResult, Generic[T]):
     def __wait(self, timeout: Optional[float]) -> bool:
         limit = check_timeout(timeout)
         core = getattr(self._handler, "_kazoo_seqthreading", None)
-        if core is not None:  # another handler has none
+        if core is not None:  # it is, unless the handler is of another kind
             core.check_fork()
         if limit != 0:
             connection = current_connection()
@@ -281,7 +285,7 @@ class AsyncResult(IAsyncResult, Generic[T]):
                 warn_in_event_loop()
             else:
                 if limit < 0 and self.__needs(connection):
-                    raise would_block_connection()
+                    raise make_blocking_call_error()
                 flush_batch()
             turn = None if core is None else core.connections.latest_turn
             if core is not None and turn is not None and turn.sender == get_ident():
@@ -304,7 +308,7 @@ class AsyncResult(IAsyncResult, Generic[T]):
         return self._exception is not _PENDING
 
     def __lead(self, turn: Turn, limit: float) -> float:
-        """Read replies in this thread; return what is left of *limit*."""
+        """Read replies in this thread; return the rest of *limit*."""
         begun = monotonic() if limit >= 0 else 0.0
         leader = turn.make_leader()
         try:
@@ -318,7 +322,10 @@ class AsyncResult(IAsyncResult, Generic[T]):
         return limit if limit < 0 else max(0.0, limit - (monotonic() - begun))
 
     def __needs(self, connection: ConnectionHandler) -> bool:
-        """Tell whether a reply to *connection* completes this result, or a chain."""
+        """Return whether replies on *connection* complete this result.
+
+        They may do so by way of the callbacks of other results.
+        """
         todo, seen = in_flight(connection), set[int]()
         while todo:
             result = todo.pop()
@@ -336,29 +343,29 @@ class AsyncResult(IAsyncResult, Generic[T]):
     def rawlink(self, callback: Callback[T]) -> None:
         """Call ``callback(result)`` once the result is ready.
 
-        :param callback: runs in the handler's completion worker, in the
+        :param callback: runs in the handler's completion thread, in the
             :class:`contextvars.Context` of this call; on a stopped handler in the
             thread that completes the result (or in this one, if it is ready)
         :raises TypeError: if it is not callable
 
-        A callback that equals one that is linked already is the same link.
+        A callback equal to one that is linked already is not called again.
         """
         check_callable(callback)
-        if is_chain_link(callback):
+        if is_internal_callback(callback):
             self.__link(LinkedCallback(callback, None, self))
             return
         claim = self.__claim_of(callback) if self._exception is _PENDING else None
         self.__link(LinkedCallback(callback, copy_context(), self, claim))
 
     def __claim_of(self, callback: Callback[T]) -> LockType:
-        """Return the claim that all links equal to *callback* share."""
+        """Return the claim that all callbacks equal to *callback* share."""
         claims = self.__claims
         if claims is None:
             _, claims = _new_claims.setdefault(id(self), (self, {}))
-            if self.__claims is None:  # else another thread has done the same
+            if self.__claims is None:  # else another thread has stored some
                 self.__claims = claims
             _new_claims.pop(id(self), None)
-            elected = self.__claims  # which may be empty yet
+            elected = self.__claims  # None if completed meanwhile
             claims = claims if elected is None else elected
         key: object = callback
         try:
@@ -374,9 +381,9 @@ class AsyncResult(IAsyncResult, Generic[T]):
             self.__claims = None
 
     def unlink(self, callback: Callback[T]) -> None:
-        """Take back a callback given to :meth:`rawlink`.
+        """Remove a callback given to :meth:`rawlink`.
 
-        A callback that is not linked, or whose result is ready, is left alone.
+        Has no effect if it is not linked, or if the result is ready.
         """
         if self._exception is not _PENDING:
             return
@@ -390,10 +397,10 @@ class AsyncResult(IAsyncResult, Generic[T]):
         except ValueError:
             pass  # it was dispatched
 
-    # -- other worlds ------------------------------------------------------------------
+    # -- asyncio and concurrent.futures ------------------------------------------------
 
     def __await__(self) -> Generator[Any, None, T]:
-        """Wait in a coroutine, without blocking its event loop: ``await result``."""
+        """Wait in a coroutine, without blocking the event loop: ``await result``."""
         if self._exception is _PENDING:
             from ._asyncio import wait_in_loop
 
@@ -403,10 +410,10 @@ class AsyncResult(IAsyncResult, Generic[T]):
         raise private_copy(self._exception)
 
     def as_future(self) -> concurrent.futures.Future[T]:
-        """Return a future that completes as this result does.
+        """Return a future that completes with this result.
 
-        It is the same one at every call. Cancelling it leaves the request alone. Its
-        own callbacks run in the handler's completion worker, as those of the result.
+        Every call returns the same one. Cancelling it does not cancel the request. Its
+        callbacks run in the handler's completion thread, like those of the result.
         """
         from ._futures import future_of
 
@@ -414,7 +421,7 @@ class AsyncResult(IAsyncResult, Generic[T]):
 
 
 class _Unhashable:
-    """A callback that cannot be a key, as one."""
+    """A dictionary key for a callback that is not hashable."""
 
     def __init__(self, callback: object) -> None:
         self._callback = callback
@@ -431,6 +438,6 @@ def _make_exception(exception: Any) -> BaseException:
     if isinstance(exception, type) and issubclass(exception, BaseException):
         try:
             return exception()
-        except Exception as error:  # it wants arguments: let that be seen
+        except Exception as error:  # it needs arguments: that error is the result
             return error
     raise TypeError(f"not an exception, but of type {type(exception).__name__}")

@@ -1,7 +1,7 @@
-"""How long requests take: what the server needs, and what this side adds.
+"""Latencies of requests: the server's part, and this process's part.
 
-One request is sampled at a time, the last one of a batch that leaves, and not more
-often than every ``SAMPLE_EVERY`` seconds: the rest costs a comparison per batch.
+One request is sampled at a time, the last one of a batch that is sent, and at most one
+every ``SAMPLE_INTERVAL`` seconds. Other batches cost a comparison.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-#: The least time between two samples, in seconds.
-SAMPLE_EVERY = 0.02
-#: How exactly it is known when a request was sent, in seconds.
-MARK_EVERY = 0.05
+#: Minimum time between two samples, in seconds.
+SAMPLE_INTERVAL = 0.02
+#: Resolution of the times when requests were sent, in seconds.
+MARK_INTERVAL = 0.05
 #: The upper bounds of the histograms' buckets, in seconds.
 BOUNDS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
-_XIDS = 1 << 31  # kazoo begins anew after so many
+_XIDS = 1 << 31  # xids wrap around
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """Durations in seconds, counted in buckets.
+    """A histogram of durations.
 
-    :param count: how many
-    :param sum_seconds: all together
+    :param count: number of samples
+    :param sum_seconds: their sum
     :param longest_seconds: the longest one
-    :param buckets: for each upper bound in seconds, how many were no longer; the last
-        bound is infinite
+    :param buckets: each upper bound in seconds, with the number of samples up to it;
+        the last bound is infinite
     """
 
     count: int
@@ -42,18 +42,18 @@ class Histogram:
 
     @property
     def mean_seconds(self) -> float:
-        """The mean, 0 if there is none."""
+        """The mean, 0 without samples."""
         return self.sum_seconds / self.count if self.count else 0.0
 
 
 @dataclass(frozen=True)
 class RoundTrips:
-    """Samples of how long requests took.
+    """Latencies of requests, sampled.
 
     :param server: from the system call that sent a request to the one that received
         its reply: the network and the server
-    :param client: from there until its result was set, and those of the replies that
-        came with it: this process
+    :param client: from there until the results of all replies that were received with
+        it were set: this process
     """
 
     server: Histogram
@@ -61,7 +61,7 @@ class RoundTrips:
 
 
 class _Durations:
-    """Counters; one thread writes."""
+    """The counters of a histogram, written by one thread."""
 
     def __init__(self) -> None:
         self.total = self.longest = 0.0
@@ -75,7 +75,7 @@ class _Durations:
 
 
 class RoundTripCounters:
-    """What has been sampled, by one thread."""
+    """The samples of one thread."""
 
     def __init__(self) -> None:
         self.server = _Durations()
@@ -85,8 +85,8 @@ class RoundTripCounters:
 def total_round_trips(counters: list[RoundTripCounters]) -> RoundTrips:
     """Return the sum of *counters*."""
     return RoundTrips(
-        _total([one.server for one in counters]),
-        _total([one.client for one in counters]),
+        _total([each.server for each in counters]),
+        _total([each.client for each in counters]),
     )
 
 
@@ -107,25 +107,25 @@ def _total(parts: list[_Durations]) -> Histogram:
 class Sampler:
     """Samples the requests of a connection, in its thread.
 
-    :param counters: where the durations go
-    :param on_request: called now and then when a request was sent
+    :param counters: where the durations are counted
+    :param on_request: called when requests were sent, once per ``MARK_INTERVAL``
     """
 
     def __init__(
         self, counters: list[RoundTripCounters], on_request: Callable[[], Any]
     ) -> None:
-        self.due = 0.0  #: not before, :meth:`sent` is called
-        self.xid = 0  #: of the request that is sampled, if there is one
-        self.received_at = 0.0  #: when its reply came, while its result is not set
+        self.due = 0.0  #: the time from which :meth:`sent` is called
+        self.xid = 0  #: the xid of the sampled request, if there is one
+        self.received_at = 0.0  #: when its reply came, until :meth:`processed`
         self._counters = counters
         self._on_request = on_request
         self._sent_at = 0.0
-        #: Which requests had been sent at which times.
+        #: Pairs of an xid and the time when it was the last one sent.
         self._marks: deque[tuple[int, float]] = deque()
 
     def sent(self, pending: deque[tuple[Any, Any, int]], now: float) -> None:
-        """Take note that requests, the last that are *pending*, have been sent."""
-        self.due = now + SAMPLE_EVERY
+        """Record that requests were sent, the last of them the last one *pending*."""
+        self.due = now + SAMPLE_INTERVAL
         try:
             oldest, xid = pending[0][2], pending[-1][2]
         except IndexError:
@@ -135,36 +135,36 @@ class Sampler:
         self.mark(oldest, xid, now)
 
     def mark(self, oldest: int, xid: int, now: float) -> None:
-        """Remember when *xid* was sent; any thread may call it.
+        """Record when *xid* was sent; may be called by any thread.
 
-        :param oldest: of those that wait for a reply
+        :param oldest: the xid of the oldest unanswered request
         """
         marks = self._marks
         try:
-            if now - marks[-1][1] < MARK_EVERY:
+            if now - marks[-1][1] < MARK_INTERVAL:
                 return
             while _is_before(marks[0][0], oldest):
                 marks.popleft()
         except IndexError:
-            pass  # there is none
+            pass  # no marks
         marks.append((xid, now))
         self._on_request()
 
     def received(self, xid: int, now: float) -> None:
-        """Take note that replies have come, *xid* being the last."""
+        """Record that replies up to *xid* were received."""
         if not _is_before(xid, self.xid):
             self.xid, self.received_at = 0, now
             for counters in self._counters:
                 counters.server.add(now - self._sent_at)
 
     def processed(self, now: float) -> None:
-        """Take note that the results of all replies have been set."""
+        """Record that the results of all received replies were set."""
         for counters in self._counters:
             counters.client.add(now - self.received_at)
         self.received_at = 0.0
 
     def sent_since(self, xid: int) -> float:
-        """Return when the request *xid*, an unanswered one, was sent; 0: not yet."""
+        """Return when the unanswered request *xid* was sent, 0 if it was not."""
         at = 0.0
         for marked, marked_at in self._marks.copy():
             at = marked_at

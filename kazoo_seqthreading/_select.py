@@ -1,6 +1,6 @@
-"""``select`` by ``poll``: no limit on descriptors, nothing made and thrown away.
+"""``select`` based on ``poll``, for any number of descriptors; pollers for connections.
 
-Where there is no ``select.poll`` (on Windows), ``select.select`` does it.
+Systems without ``select.poll`` (Windows) use ``select.select``.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def select(
 ) -> Lists:
     """Wait as :func:`select.select` does, for any number of descriptors.
 
-    What has been read already, as ``pending()`` tells, is readable, too.
+    An object with buffered data, according to its ``pending()``, is readable, too.
     """
     check_timeout(timeout)
     deadline = None if timeout is None else monotonic() + timeout
@@ -66,7 +66,7 @@ def select(
             for wakeup in asleep:
                 wakeup.end_sleep()
                 wakeup.drain()
-        # A wake-up may be late: what woke for it has been sent.
+        # A wake-up is spurious if its request has been sent meanwhile.
         ready = {id(obj) for obj in readable if obj not in wakeups or obj.client._queue}
         ready.update(id(wakeup) for wakeup in wakeups if wakeup.client._queue)
         ready.update(map(id, buffered))
@@ -82,7 +82,7 @@ def _pending(obj: Any) -> bool:
     pending = getattr(obj, "buffered", None) or getattr(obj, "pending", None)
     try:
         return pending is not None and pending() > 0
-    except (OSError, ValueError):  # ssl: closed, or not shaken hands yet
+    except (OSError, ValueError):  # ssl: closed, or before the handshake
         return False
 
 
@@ -98,7 +98,7 @@ def _by_poll(
         [(obj, to_fileno(obj)) for obj in xlist],
     )
     masks: dict[int, int] = {}
-    # One registration for both directions of a descriptor.
+    # A descriptor is registered once, for both directions.
     for entries, mask in zip(
         wanted, (_system.POLLIN, _system.POLLOUT, _system.POLLPRI)
     ):
@@ -108,7 +108,7 @@ def _by_poll(
     for fd, mask in masks.items():
         poller.register(fd, mask)
     deadline = None if timeout is None else monotonic() + timeout
-    # As the kernel's select sees them: an error is readable and writable.
+    # As in the kernel's select: an error counts as readable and writable.
     failed = _system.POLLERR
     bits = (
         _system.POLLIN | _system.POLLHUP | failed,
@@ -127,12 +127,12 @@ def _by_poll(
         )
         if readable or writable or urgent or not (happened or left):
             return readable, writable, urgent
-        for fd in happened:  # hung up, which a caller who does not read cannot see
+        for fd in happened:  # hung up, which select does not report for writing
             poller.unregister(fd)
 
 
 def _milliseconds(timeout: Optional[float]) -> Optional[float]:
-    """Return *timeout* as ``poll`` takes it: 24 days are the most it knows."""
+    """Return *timeout* in milliseconds for ``poll``, limited to 24 days."""
     return None if timeout is None else min(timeout * 1000, 0x7FFFFFFF)
 
 
@@ -144,19 +144,19 @@ def _by_select(
 ) -> Lists:
     for obj in (*rlist, *wlist, *xlist):
         to_fileno(obj)
-    if not (rlist or wlist or xlist):  # Windows cannot wait for nothing
+    if not (rlist or wlist or xlist):  # an error on Windows
         threading.Event().wait(timeout)
         return [], [], []
     return _system.select(rlist, wlist, xlist, timeout)
 
 
 class Poller:
-    """Waits for one connection and one wake-up channel, again and again.
+    """Waits for one connection and one wake-up channel, repeatedly.
 
-    :param fd: the connection's descriptor; it waits for replies
+    :param fd: the connection's descriptor, which is always polled for reading
     """
 
-    #: Whether bytes that woke once wake no more, so that they need not be taken out.
+    #: Whether the wake-up channel is edge-triggered, and need not be drained.
     edge_triggered = False
 
     def __init__(self, fd: int) -> None:
@@ -166,11 +166,11 @@ class Poller:
     def poll(
         self, writing: bool, wakeup: Optional[WakeupReader], timeout: Optional[float]
     ) -> tuple[bool, bool]:
-        """Sleep until something happens.
+        """Sleep until there is an event.
 
-        :param writing: whether the connection waits to be writable, too
-        :param timeout: in seconds; ``None`` waits for ever
-        :returns: whether the connection can be read, and whether *wakeup* can
+        :param writing: whether to wait for the connection to be writable, too
+        :param timeout: in seconds; ``None`` waits forever
+        :returns: whether the connection, and whether *wakeup*, is readable
         :raises OSError: if a descriptor is closed
         """
         wanted = (writing, wakeup)
@@ -180,7 +180,7 @@ class Poller:
         return self._poll(timeout)
 
     def close(self) -> None:
-        """Release what the system keeps for it."""
+        """Release its system resources."""
 
     def _register(self, writing: bool, wakeup: Optional[WakeupReader]) -> None:
         raise NotImplementedError
@@ -190,7 +190,7 @@ class Poller:
 
 
 class SelectPoller(Poller):
-    """For systems without ``poll``."""
+    """A poller for systems without ``poll``."""
 
     def _register(self, writing: bool, wakeup: Optional[WakeupReader]) -> None:
         self._reading = [self._fd] if wakeup is None else [self._fd, wakeup.fileno()]
@@ -202,7 +202,7 @@ class SelectPoller(Poller):
 
 
 class PollPoller(Poller):
-    """For systems without ``epoll``."""
+    """A poller for systems without ``epoll``."""
 
     def _register(self, writing: bool, wakeup: Optional[WakeupReader]) -> None:
         self._object = _system.poll()
@@ -224,7 +224,7 @@ class PollPoller(Poller):
 
 
 class EpollPoller(Poller):
-    """Keeps its registrations in the kernel."""
+    """A poller that keeps its registrations in the kernel."""
 
     edge_triggered = True
 
@@ -239,18 +239,18 @@ class EpollPoller(Poller):
             raise
 
     def suspend(self) -> None:
-        """Do not wake for the connection, until :meth:`resume` or the next poll."""
+        """Ignore the connection until :meth:`resume` or the next poll."""
         self._suspended = True
         self._object.modify(self._fd, 0)
-        self._suspended = True  # another caller may have resumed it meanwhile
+        self._suspended = True  # another caller may have reset it meanwhile
 
     def resume(self) -> None:
-        """Wake for the connection again."""
+        """Poll the connection again."""
         self._suspended = False
         self._object.modify(self._fd, _system.EPOLLIN)
 
     def close(self) -> None:
-        """Close the descriptor; in a forked child the parent's stays as it is."""
+        """Close the descriptor; in a forked child, the parent's is not affected."""
         self._object.close()
 
     def _register(self, writing: bool, wakeup: Optional[WakeupReader]) -> None:
@@ -276,7 +276,7 @@ class EpollPoller(Poller):
 
 
 def make_poller(fd: int) -> Poller:
-    """Return the best poller that the system has, for the connection *fd*."""
+    """Return the best poller available, for the connection *fd*."""
     if hasattr(_system, "epoll"):
         return EpollPoller(fd)
     return PollPoller(fd) if HAVE_POLL else SelectPoller(fd)

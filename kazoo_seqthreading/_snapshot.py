@@ -1,4 +1,4 @@
-"""Snapshots of a handler: they take no lock, and change nothing."""
+"""Snapshots of a handler's statistics; they take no lock and change nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def snapshot(core: Core) -> Stats:
-    """Return what the handler has done."""
+    """Return the statistics of the handler of *core*."""
     connections = core.connections
     traffics = tuple(connections.traffics)
 
@@ -51,7 +51,7 @@ def snapshot(core: Core) -> Stats:
 
 def _connection_stats(thread: ConnectionThread) -> ConnectionStats | None:
     connection = thread.socket()
-    if connection is None or not connection.stands():
+    if connection is None or not connection.has_session():
         return None
     facts, now = connection.facts, monotonic()
     return ConnectionStats(

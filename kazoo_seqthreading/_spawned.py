@@ -1,9 +1,9 @@
-"""Threads for ``spawn``: a fresh one for each function, named, and a daemon.
+"""Threads for ``spawn``: a new one for each function, named, and a daemon.
 
-With a limit, a thread is started when it is its turn: the first so many of ``_threads``
-may run. A thread is appended, or removed, before somebody looks whom that lets run. So
-none takes a lock, and none waits whose turn it is. Which of those who look starts a
-thread is decided by its ``_kazoo_starter``.
+With a limit, only the first so many of ``_threads`` may run, and a thread is started
+when it gets there. A thread is appended or removed before the list is checked for
+threads to start, so no lock is taken, and no thread that may run is left waiting. If
+several threads check at the same time, ``_kazoo_starter`` decides which one starts it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from ._callbacks import describe
 #: A function, its arguments, and its keyword arguments.
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
-#: How long a thread may take to begin, in seconds.
+#: How long a thread may take to begin to run, in seconds.
 START_SECONDS = 1.0
 
 
 class SpawnedThread(threading.Thread):
-    """A thread that runs a function, perhaps after it has waited for its turn."""
+    """A thread that runs a function, perhaps only when others have ended."""
 
     def __init__(
         self,
@@ -34,27 +34,27 @@ class SpawnedThread(threading.Thread):
     ) -> None:
         super().__init__(name=name, daemon=True)
         self._kazoo_generation = _fork.generation
-        self._kazoo_pool = pool  # if it counts there
+        self._kazoo_pool = pool  # if it counts towards the limit
         self._kazoo_call: Optional[Call] = call
         self._kazoo_begun = threading.Event()
         self._kazoo_starter: dict[None, object] = {}
 
     def _kazoo_start_once(self) -> None:
-        """Start it, unless somebody else does.
+        """Start it, unless another thread does.
 
         :raises RuntimeError: if no thread can be started
         """
-        me = object()
+        token = object()
         try:
-            if self._kazoo_starter.setdefault(None, me) is me:
+            if self._kazoo_starter.setdefault(None, token) is token:
                 self.start()
         except BaseException:
-            if self._kazoo_starter.get(None) is me and not self._kazoo_has_begun():
+            if self._kazoo_starter.get(None) is token and not self._kazoo_has_begun():
                 self._kazoo_starter.clear()
             raise
 
     def _kazoo_has_begun(self) -> bool:
-        """Tell whether it was started, though a signal handler may have raised then."""
+        """Return whether it was started, even if a signal handler has raised."""
         if self in threading.enumerate():
             self._kazoo_begun.wait(START_SECONDS)
         return self._kazoo_begun.is_set()
@@ -67,7 +67,7 @@ class SpawnedThread(threading.Thread):
             return
         func, args, kwargs = call
         if self._kazoo_pool is not None:
-            # Not before: to look at its name may run code of its own.
+            # In this thread, as describing a function may run user code.
             self.name = f"{self.name}:{describe(func)}"
         try:
             func(*args, **kwargs)
@@ -77,7 +77,7 @@ class SpawnedThread(threading.Thread):
                 self._kazoo_pool.ended(self)
 
     def is_alive(self) -> bool:
-        """Tell whether the function has not returned yet."""
+        """Return whether the function has not returned yet."""
         if self._kazoo_generation != _fork.generation:
             return super().is_alive()
         return not self._kazoo_begun.is_set() or super().is_alive()
@@ -85,11 +85,11 @@ class SpawnedThread(threading.Thread):
     def join(self, timeout: Optional[float] = None) -> None:
         """Wait until the function has returned.
 
-        :param timeout: how long to wait, in seconds; ``None`` waits for ever
+        :param timeout: how long to wait, in seconds; ``None`` waits forever
         :raises RuntimeError: if called by the function itself
         """
         if self._kazoo_generation != _fork.generation:
-            return  # a parent's thread is not here
+            return  # the parent's thread does not exist here
         if not self._kazoo_begun.is_set():
             began = monotonic()
             if not self._kazoo_begun.wait(timeout):
@@ -100,10 +100,10 @@ class SpawnedThread(threading.Thread):
 
 
 class SpawnedThreads:
-    """The threads that a handler spawned.
+    """The threads that a handler has spawned.
 
-    :param prefix: what their names begin with
-    :param limit: how many may run at once; more wait for their turn
+    :param prefix: the prefix of their names
+    :param limit: how many may run at once; others wait
     """
 
     def __init__(self, prefix: str, limit: Optional[int]) -> None:
@@ -122,7 +122,7 @@ class SpawnedThreads:
         return self._threads[: self._limit]
 
     def spawn_uncounted(self, func: Callable[[], Any], purpose: str) -> SpawnedThread:
-        """Run *func* in a thread that does not count for the limit.
+        """Run *func* in a thread that does not count towards the limit.
 
         :param purpose: part of the thread's name
         :raises RuntimeError: if no thread can be started
@@ -134,7 +134,7 @@ class SpawnedThreads:
     def spawn(
         self, func: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> SpawnedThread:
-        """Run ``func(*args, **kwargs)`` in a thread, which is named after *func*.
+        """Run ``func(*args, **kwargs)`` in a thread named after *func*.
 
         :raises RuntimeError: if no thread can be started
         """
@@ -155,22 +155,22 @@ class SpawnedThreads:
         for thread in self._threads[: self._limit]:
             try:
                 thread._kazoo_start_once()
-            except RuntimeError:  # no thread can be started: the next one tries again
+            except RuntimeError:  # no thread can be started: retried when one ends
                 if thread is own:
                     raise
 
     def ended(self, thread: SpawnedThread) -> None:
-        """Let the next one run; *thread* calls it when its function has returned."""
+        """Let the next thread run; *thread* calls it when its function has returned."""
         try:
             self._threads.remove(thread)
         except ValueError:
-            pass  # it took so long to begin that it was given up
+            pass  # it began too late, and was given up
         if self._limit is not None:
             self._start_first()
 
     def after_fork(self) -> None:
-        """Forget the parent's threads."""
+        """Drop the parent's threads."""
         thread = threading.current_thread()
-        running = [one for one in self._threads if one is thread]
+        running = [spawned for spawned in self._threads if spawned is thread]
         self._reset()
-        self._threads += running  # it goes on in the child
+        self._threads += running  # it continues in the child

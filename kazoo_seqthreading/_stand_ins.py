@@ -1,6 +1,6 @@
-"""What ``_bases`` has in place of kazoo's classes for a checker that knows none.
+"""Stand-ins for kazoo's classes, for type checkers that do not know kazoo.
 
-Nothing here is imported when the package runs.
+Nothing here is imported at run time.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What a handler has done so far: counters, and snapshots of them.
+"""The counters of a handler, and snapshots of them.
 
-Each set of counters has one writer at a time, so that counting takes no lock: a
-:class:`Tally` belongs to the worker that runs, a :class:`Traffic` to a connection
-thread.
+Each set of counters has one writer at a time, so that counting takes no lock:
+:class:`QueueCounters` are written by the current worker, :class:`TrafficCounters` by a
+connection thread.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from ._round_trips import RoundTripCounters, RoundTrips
 
 @dataclass(frozen=True)
 class QueueStats:
-    """One of the handler's two queues.
+    """Statistics of one of the handler's two queues.
 
-    :param depth: callbacks that wait for their turn
-    :param runs: callbacks that have run
-    :param failures: of these, those that raised
-    :param current_callback: the name of the callback that runs now, or ``None``
-    :param current_run_seconds: how long it has run
-    :param run_seconds_total: the time that all callbacks took, together
-    :param longest_run_seconds: the longest of these times
-    :param wait_seconds_total: the time that all callbacks waited for their turn
-    :param longest_wait_seconds: the longest of these times
+    :param depth: number of waiting callbacks
+    :param runs: number of callbacks that have run
+    :param failures: number of callbacks that have raised
+    :param current_callback: the name of the callback that is running, or ``None``
+    :param current_run_seconds: how long it has been running
+    :param run_seconds_total: total run time of all callbacks
+    :param longest_run_seconds: the longest run time
+    :param wait_seconds_total: total time that callbacks have waited in the queue
+    :param longest_wait_seconds: the longest waiting time
     """
 
     depth: int
@@ -44,13 +44,13 @@ class QueueStats:
 class ConnectionStats:
     """A client's connection to a server.
 
-    :param server: its address
+    :param server: the server's address
     :param session_id: the session's id, 0 while there is none
-    :param session_timeout_seconds: its time-out, as negotiated
-    :param connected_seconds: how long the connection stands
-    :param unheard_seconds: since when nothing has come from the server
-    :param requests_unanswered: how many requests were sent, and not answered
-    :param oldest_unanswered_seconds: since when the oldest of them waits
+    :param session_timeout_seconds: the negotiated session timeout
+    :param connected_seconds: age of the connection
+    :param unheard_seconds: time since data was last received from the server
+    :param requests_unanswered: number of requests sent and not answered
+    :param oldest_unanswered_seconds: how long the oldest of them has been waiting
     :param round_trips: how long requests took
     """
 
@@ -66,27 +66,26 @@ class ConnectionStats:
 
 @dataclass(frozen=True)
 class Stats:
-    """A snapshot of what a handler has done, for all its clients together.
+    """A snapshot of a handler's statistics, over all its clients.
 
     :param running: whether the handler is started
     :param completions: the queue of the callbacks of results
     :param watches: the queue of watch events
-    :param connections_made: connections to servers that connection threads made
-    :param connections_failed: their attempts that failed
-    :param requests: requests sent, heartbeats among them
-    :param replies: replies received; watch events do not count
-    :param bytes_sent: as they go over the network, with what TLS adds
+    :param connections_made: number of connections to servers that were established
+    :param connections_failed: number of failed attempts to connect
+    :param requests: number of requests sent, including heartbeats
+    :param replies: number of replies received, without watch events
+    :param bytes_sent: bytes sent over the network, including the overhead of TLS
     :param bytes_received: likewise
     :param wake_ups: how often a request had to wake a connection thread
-    :param spawned_threads: threads of ``spawn`` that run now; connection threads do
-        not count
-    :param disconnects: the last connections that were lost, and sessions that expired,
-        the latest one last
-    :param disconnects_by_cause: how many there were, for each of their causes
+    :param spawned_threads: number of running threads of ``spawn``, without connection
+        threads
+    :param disconnects: the last lost connections and expired sessions, the latest last
+    :param disconnects_by_cause: the number of disconnects for each cause
     :param round_trips: how long requests took, over all connections; sampled
-    :param connections: those that stand now
+    :param connections: the current connections
 
-    The counters only ever grow, over restarts, too.
+    Counters are never reset, not even by a restart.
 
     >>> stats = client.handler.stats()  # doctest: +SKIP
     >>> stats.replies, stats.completions.longest_run_seconds  # doctest: +SKIP
@@ -110,8 +109,8 @@ class Stats:
     connections: tuple[ConnectionStats, ...]
 
 
-class Tally:
-    """The counters of one queue, written by its worker."""
+class QueueCounters:
+    """The counters of one queue, written by its current worker."""
 
     def __init__(self) -> None:
         self.run = self.failed = 0
@@ -129,8 +128,8 @@ class Tally:
             self.longest_wait = waited
 
 
-class Traffic:
-    """What a connection thread did, over all its connections."""
+class TrafficCounters:
+    """The counters of one connection thread, over all its connections."""
 
     def __init__(self) -> None:
         self.bytes_in = self.bytes_out = 0

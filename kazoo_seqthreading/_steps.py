@@ -1,14 +1,15 @@
-"""kazoo's steps, taken outside of its main loop.
+"""Iterations of kazoo's main loop, taken without returning to it.
 
-kazoo's main loop sends one request or reads one reply, and goes around: it draws a
-random number, looks at the clock, asks ``select``. In steady state nothing of that does
-anything. So ``select`` takes the steps itself, with kazoo's own methods, while kazoo
-waits in it: then kazoo is between two steps.
+In each iteration, kazoo's main loop sends one request or reads one reply; it also draws
+a random number, reads the clock and calls ``select``, which has no effect in steady
+state. So ``select`` runs the steps itself, with kazoo's own methods, while kazoo waits
+in it, between two iterations.
 
-1. Only what is ordinary is taken: a request of a type that is known, its reply, a watch
-   event. Everything else, and every failure, is left to kazoo's loop as it is.
-2. Only where kazoo's methods are those that are known (see ``_kazoo``). Otherwise, or
-   with ``KAZOO_SEQTHREADING_STEPS=0`` in the environment, kazoo goes around its loop.
+1. Only the ordinary is handled: requests of a known type, their replies, and watch
+   events. Everything else, and every failure, is left to kazoo's loop.
+2. Steps are taken only if kazoo's methods are those known here (see ``_kazoo``).
+   Otherwise, or with ``KAZOO_SEQTHREADING_STEPS=0`` in the environment, kazoo's loop
+   does all the work.
 """
 
 from __future__ import annotations
@@ -26,20 +27,20 @@ from ._kazoo import ORDINARY, methods_are_known
 if TYPE_CHECKING:
     from kazoo.protocol.connection import ConnectionHandler
 
-#: Whether steps are taken at all.
+#: Whether steps may be taken.
 ENABLED = os.environ.get("KAZOO_SEQTHREADING_STEPS") != "0"
 
-#: Of a frame: its length, and the header of a reply: xid, zxid, err.
+#: The length of a frame and the header of a reply: xid, zxid, err.
 length_and_header = Struct("!iiqi").unpack_from
 HEADER_SIZE = 20
 _length_xid_type = Struct("!iii").pack
-_WATCH_EVENT = -1  # the xid of one
-_AUTH = -4  # the xid of its reply
+_WATCH_EVENT = -1  # the xid of a watch event
+_AUTH = -4  # the xid of a reply to an authentication
 _NO_NODE = -101
 
 
 class Steps:
-    """The steps of one connection; only its connection thread takes them.
+    """Sends requests and reads replies with kazoo's methods, in the connection thread.
 
     :param connection: kazoo's
     """
@@ -49,16 +50,16 @@ class Steps:
         self._client: Any = connection.client
 
     def send(self) -> bool:
-        """Send the request that waits first; ``False`` if it is not ordinary."""
+        """Send the next request; return ``False`` if it is not an ordinary one."""
         if type(self._client._queue[0][0]) not in ORDINARY:
             return False
-        self._connection._send_request(0, 0)  # a write never waits
+        self._connection._send_request(0, 0)  # sending only fills a buffer
         return True
 
     def receive(self, frames: bytes, offset: int) -> int:
-        """Read the whole frame at *offset*.
+        """Process the complete frame at *offset*.
 
-        :returns: the offset after it; *offset* if the frame is not ordinary
+        :returns: the offset after it; *offset* if the frame is not an ordinary one
         """
         length, xid, zxid, err = length_and_header(frames, offset)
         end: int = offset + 4 + length
@@ -77,26 +78,26 @@ class Steps:
         )
         return end
 
-    def server_is_alive(self) -> None:
-        """Have kazoo wait no longer for the answer to a heartbeat.
+    def clear_outstanding_ping(self) -> None:
+        """Make kazoo's loop forget that a heartbeat is unanswered.
 
-        It comes after all other replies, which may take longer than kazoo waits; kazoo
-        itself does not look while there is something to read.
+        The answer comes after all earlier replies, which may take longer than kazoo
+        waits. kazoo's own loop does not check this while there is something to read.
         """
         self._connection.ping_outstanding.clear()
 
 
 def steps_of(connection: ConnectionHandler) -> Optional[Steps]:
-    """Return the steps of *connection*, ``None`` if kazoo is to take them itself."""
+    """Return the steps of *connection*; ``None`` if kazoo's loop must do the work."""
     if ENABLED and methods_are_known(connection):
         return Steps(connection)
     return None
 
 
 def check_expected(pending: Any, xid: int) -> None:
-    """Raise an :exc:`OSError` if reply *xid* is not the one that is due.
+    """Raise an :exc:`OSError` if reply *xid* is not the next one expected.
 
-    kazoo would end its thread.
+    kazoo's own check would end its connection thread.
 
     :param pending: the client's requests that wait for a reply
     """
@@ -104,24 +105,27 @@ def check_expected(pending: Any, xid: int) -> None:
         raise OSError(errno.EPROTO, f"nothing asked for reply {xid}")
 
 
-# -- a step in a caller's thread, without any effect --------------------------------
+# -- for callers: the same, without side effects ------------------------------------
 
 
 def frame_of(request: Any, xid: int) -> bytes:
-    """Return what ``ConnectionHandler._submit`` writes."""
+    """Return the frame that ``ConnectionHandler._submit`` writes."""
     body: bytes = request.serialize()
     return _length_xid_type(len(body) + 8, xid, request.type) + body
 
 
-def outcome_of(client: Any, request: Any, err: int, frame: bytes) -> tuple[Any, Any]:
-    """Return what ``ConnectionHandler._read_response`` completes a result with.
+def outcome_of(
+    client: Any, request: Any, err: int, frame: bytes
+) -> Optional[tuple[Any, Any]]:
+    """Return the outcome that ``ConnectionHandler._read_response`` sets.
 
-    :returns: a value, and an exception or ``None``
+    :returns: a value, and an exception or ``None``; ``None`` for an error that kazoo
+        does not know
     """
     if err:
         if err == _NO_NODE and request.type == Exists.type:
             return None, None
-        return None, EXCEPTIONS[err]()
+        return (None, EXCEPTIONS[err]()) if err in EXCEPTIONS else None
     value = request.deserialize(frame, HEADER_SIZE)
     if request.type == Transaction.type:
         value = Transaction.unchroot(client, value)

@@ -1,4 +1,4 @@
-"""Warnings of surroundings in which threads do not work as expected."""
+"""Warnings about environments in which threads do not work as expected."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ._errors import BlockingCallWarning
 _warned: set[str] = set()
 
 
-def warn_of_surroundings() -> None:
-    """Warn, once each, where gevent, eventlet or uWSGI change what threads are."""
+def warn_about_environment() -> None:
+    """Warn, once each, if gevent, eventlet or uWSGI interfere with threads."""
     gevent = sys.modules.get("gevent.monkey")
     if gevent is not None and gevent.is_module_patched("threading"):
         _warn_once(
@@ -27,15 +27,17 @@ def warn_of_surroundings() -> None:
         )
     uwsgi = sys.modules.get("uwsgi")
     options = getattr(uwsgi, "opt", {})
-    if uwsgi is not None and not {"threads", "enable-threads"} & _decode(options):
+    if uwsgi is not None and not {"threads", "enable-threads"} & _enabled_options(
+        options
+    ):
         _warn_once(
             "uWSGI runs without threads, so that a ZooKeeper session will time out "
             "between requests; start it with --enable-threads"
         )
 
 
-def _decode(options: object) -> set[str]:
-    """Return the names of the uWSGI options that are switched on."""
+def _enabled_options(options: object) -> set[str]:
+    """Return the names of the uWSGI options that are enabled."""
     if not isinstance(options, dict):
         return set()
     off = (False, None, b"0", b"false", "0", "false")
@@ -47,15 +49,15 @@ def _decode(options: object) -> set[str]:
 
 
 _asyncio: Any = None  #: the module, once it has been imported
-_modules = 0  #: how many there were when it was last looked for
+_modules = 0  #: number of modules when it was last looked for
 
 
 def warn_in_event_loop() -> None:
-    """Warn of a blocking call where an asyncio event loop in debug mode runs."""
+    """Warn of a blocking call if this thread runs an event loop in debug mode."""
     global _asyncio, _modules
     if _asyncio is None:
-        # Not at every call: a thread that the end of the interpreter freezes may have
-        # the lock that the free-threaded build puts before the dictionary.
+        # Not at every call: in the free-threaded build, a look-up takes the lock of the
+        # dictionary, which a thread may hold that was frozen at interpreter shutdown.
         if len(sys.modules) == _modules:
             return
         _modules = len(sys.modules)
@@ -73,7 +75,7 @@ def warn_in_event_loop() -> None:
 
 
 def _levels_to_caller() -> int:
-    """Return the ``stacklevel``, for our caller, of the code that called kazoo."""
+    """Return the ``stacklevel`` with which the caller warns of the code using kazoo."""
     levels = 1
     frame = sys._getframe(1).f_back
     while frame is not None:

@@ -1,8 +1,8 @@
 """Events and locks that survive a fork.
 
-They are what kazoo and its recipes get from ``event_object()``, ``lock_object()`` and
+kazoo and its recipes get them from ``event_object()``, ``lock_object()`` and
 ``rlock_object()``. In a forked child a lock is free, unless the thread that forked
-holds it, and an event that waited for the parent's threads says that they are gone.
+holds it, and waiting for an event raises if only the parent's threads could set it.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ from . import _fork
 from ._batch import end_batch
 from ._connection_threads import current_connection
 from ._kazoo import is_set_by
-from ._waiting import check_timeout, would_block_connection
+from ._waiting import check_timeout, make_blocking_call_error
 
 if TYPE_CHECKING:
     from ._core import Core
 
 
 class Condition(threading.Condition):
-    """A reentrant condition that no signal handler leaves locked.
+    """A reentrant condition that no signal handler can leave locked.
 
-    A ``with`` statement calls the methods of its lock, which are not Python code: no
-    signal handler can raise before one has released it, or when one has acquired it.
+    A ``with`` statement calls the lock's own methods, which are C functions: no signal
+    handler can raise between acquiring the lock and entering the block, or before the
+    lock is released.
     """
 
     def __init__(self) -> None:
@@ -44,34 +45,35 @@ class Condition(threading.Condition):
 
 
 class Event(threading.Event):
-    """A :class:`threading.Event` that knows the threads which can set it.
+    """A :class:`threading.Event` that detects deadlocks and forks.
 
-    kazoo's connection thread sets an event when it ends. Waiting for that in the same
-    thread would never end: it raises :exc:`~kazoo_seqthreading.BlockingCallError`. In
-    a forked child that thread does not exist: the first look at an event that it has
-    changed lets kazoo close its inherited client.
+    kazoo's connection thread sets an event when it ends. Waiting for that event in the
+    same thread would never end, so it raises
+    :exc:`~kazoo_seqthreading.BlockingCallError`. In a forked child that thread does not
+    exist: the first use of an event that it has changed lets kazoo close the inherited
+    client.
 
-    The event's own lock is reentrant: a signal handler may set it in the middle of a
-    ``set``.
+    The event's internal lock is reentrant, as a signal handler may interrupt ``set``
+    and call it.
     """
 
     def __init__(self, core: Core) -> None:
         super().__init__()
         self._cond = Condition()
         self.__core = core
-        self.__changed_by: Optional[int] = None  # who called set or clear last
-        self.__inherited = False  # from a parent, and not looked at since
+        self.__changed_by: Optional[int] = None  # last thread that set or cleared it
+        self.__inherited = False  # from a parent, and not used since
         self.__made_in = _fork.generation
         _fork.register(self)
 
     def is_set(self) -> bool:
-        """Return ``True`` if the event is set."""
+        """Return whether the event is set."""
         if self.__inherited:
             self.__close_inherited()
         return super().is_set()
 
     def set(self) -> None:
-        """Set the event and wake up all who wait for it."""
+        """Set the event and wake all waiting threads."""
         if self.__inherited:
             self.__close_inherited()
         end_batch()  # kazoo calls the state listeners next
@@ -89,13 +91,13 @@ class Event(threading.Event):
     def wait(self, timeout: Optional[float] = None) -> bool:
         """Block until the event is set, and return whether it is.
 
-        :param timeout: how long to wait, in seconds; ``None`` waits for ever
+        :param timeout: how long to wait, in seconds; ``None`` waits forever
         :raises BlockingCallError: if only this thread could set it
-        :raises kazoo.exceptions.ConnectionClosedError: if, in a forked child, only the
+        :raises kazoo.exceptions.ConnectionClosedError: in a forked child, if only the
             parent could set it
         """
         if isinstance(timeout, (int, float)) and timeout < 0:
-            timeout = 0  # as threading has it
+            timeout = 0  # as in threading.Event
         limit = check_timeout(timeout)
         if self.is_set():
             return True
@@ -103,11 +105,11 @@ class Event(threading.Event):
             self.__core.check_fork()
         connection = current_connection()
         if connection is not None and is_set_by(connection, self, limit < 0):
-            raise would_block_connection()
+            raise make_blocking_call_error()
         return super().wait(timeout)
 
     def _after_fork(self) -> None:
-        """Replace the event's own lock, which another thread may have held."""
+        """Replace the internal lock, which a thread of the parent may have held."""
         self._cond = Condition()
         self.__inherited = True
 
@@ -118,7 +120,7 @@ class Event(threading.Event):
 
 
 class Lock:
-    """A lock, :class:`threading.Lock` by interface, that is free in a forked child."""
+    """A lock like :class:`threading.Lock` that is free in a forked child."""
 
     def __init__(self) -> None:
         self.__lock = threading.Lock()
@@ -126,7 +128,7 @@ class Lock:
         _fork.register(self)
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        """Acquire the lock; *timeout* is in seconds, -1 waits for ever."""
+        """Acquire the lock; *timeout* is in seconds, -1 waits forever."""
         acquired = self.__lock.acquire(blocking, timeout)
         if acquired:
             self.__owner = threading.get_ident()
@@ -138,7 +140,7 @@ class Lock:
         :raises RuntimeError: if it is not held
         """
         owner = self.__owner
-        self.__owner = None  # before that: the next owner sets it after acquiring
+        self.__owner = None  # before releasing: the next owner sets it after acquiring
         try:
             self.__lock.release()
         except BaseException:
@@ -146,7 +148,7 @@ class Lock:
             raise
 
     def locked(self) -> bool:
-        """Tell whether anybody holds the lock."""
+        """Return whether the lock is held."""
         return self.__lock.locked()
 
     def __enter__(self) -> bool:
@@ -159,13 +161,13 @@ class Lock:
         return f"<Lock {self.__lock!r}>"
 
     def _after_fork(self) -> None:
-        """Be free, unless this thread, the one that forked, holds the lock."""
+        """Release the lock, unless the thread that forked, this one, holds it."""
         if self.__owner != threading.get_ident():
             self.__lock = threading.Lock()
 
 
 def make_rlock() -> threading.RLock:
-    """Return a reentrant lock; in a forked child it is free, as :class:`Lock` is."""
+    """Return a reentrant lock that is free in a forked child, like :class:`Lock`."""
     lock = threading.RLock()
     _rlocks.add(lock)
     return lock
@@ -174,7 +176,7 @@ def make_rlock() -> threading.RLock:
 _rlocks: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
-@_fork.in_child
+@_fork.run_in_child
 def _after_fork() -> None:
     for lock in list(_rlocks):
         if not lock._is_owned():

@@ -1,7 +1,7 @@
-"""TLS: contexts that are made once, and a codec between plain bytes and records.
+"""TLS: cached contexts, and a codec between plain data and TLS records.
 
-The codec works on memory, not on a socket: one ``recv`` can bring dozens of records,
-and nothing that has arrived hides from ``poll``.
+The codec uses memory BIOs instead of a socket: one ``recv`` can read dozens of records,
+and no received data is hidden from ``poll``.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from ._errors import add_to_message
 Data = Union[bytes, bytearray, memoryview]
 
 
-class Arguments(NamedTuple):
-    """What kazoo says about TLS; see ``KazooClient``."""
+class TLSArguments(NamedTuple):
+    """kazoo's TLS arguments; see ``KazooClient``."""
 
     ca: Optional[str]
     certfile: Optional[str]
@@ -29,44 +29,44 @@ class Arguments(NamedTuple):
     ciphers: Optional[str]
 
 
-class Contexts:
-    """Contexts made of kazoo's arguments, and kept until a file changes on disk."""
+class ContextCache:
+    """Contexts made from kazoo's arguments, cached until a file changes on disk."""
 
     def __init__(self) -> None:
-        self._made: dict[Arguments, tuple[object, ssl.SSLContext]] = {}
+        self._cache: dict[TLSArguments, tuple[object, ssl.SSLContext]] = {}
 
-    def get(self, arguments: Arguments) -> ssl.SSLContext:
+    def get(self, arguments: TLSArguments) -> ssl.SSLContext:
         """Return a context, TLS 1.2 or newer.
 
-        :raises ValueError: if host names are to be checked, but not certificates
-        :raises OSError: if a file cannot be read; an :exc:`ssl.SSLError` if it does
-            not hold what it should
+        :raises ValueError: for ``check_hostname`` without ``verify_certs``
+        :raises OSError: if a file cannot be read; an :exc:`ssl.SSLError` if its content
+            is invalid
         """
         if arguments.check_hostname and not arguments.verify_certs:
             raise ValueError("check_hostname needs verify_certs")
         if not (arguments.certfile and arguments.keyfile):  # kazoo ignores one alone
             arguments = arguments._replace(certfile=None, keyfile=None)
-        # Looked at before they are read: a change in between is seen next time.
-        signature = tuple(
-            _signature(path)
+        # Before they are read: a change in between is then detected next time.
+        versions = tuple(
+            _file_version(path)
             for path in (arguments.ca, arguments.certfile, arguments.keyfile)
         )
-        made = self._made.get(arguments)
-        if made is not None and made[0] == signature:
-            return made[1]
-        context = _make(arguments)
-        self._made[arguments] = (signature, context)
+        cached = self._cache.get(arguments)
+        if cached is not None and cached[0] == versions:
+            return cached[1]
+        context = _make_context(arguments)
+        self._cache[arguments] = (versions, context)
         return context
 
 
-def _signature(path: Optional[str]) -> object:
+def _file_version(path: Optional[str]) -> object:
     if not path:
         return None
     status = os.stat(path)
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def _make(arguments: Arguments) -> ssl.SSLContext:
+def _make_context(arguments: TLSArguments) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if arguments.options is not None:
@@ -92,9 +92,9 @@ def _make(arguments: Arguments) -> ssl.SSLContext:
 
 
 class Codec:
-    """The TLS of one connection.
+    """Encrypts and decrypts the data of one connection.
 
-    :param hostname: for SNI, and to be checked if the context says so
+    :param hostname: the server's name for SNI, and for the context's check
     """
 
     def __init__(self, context: ssl.SSLContext, hostname: Optional[str]) -> None:
@@ -107,11 +107,11 @@ class Codec:
     def handshake(
         self, receive: Callable[[int], bytes], send: Callable[[bytes], Any]
     ) -> None:
-        """Shake hands.
+        """Perform the handshake.
 
         :param receive: a blocking ``recv``
         :param send: a blocking ``sendall``
-        :raises ssl.SSLError: if the peers do not agree
+        :raises ssl.SSLError: if it fails
         """
         while True:
             try:
@@ -129,7 +129,7 @@ class Codec:
                     try:
                         send(alert)
                     except OSError:
-                        pass  # the failure itself tells more
+                        pass  # the first error is raised
                 raise
             else:
                 send(self.outgoing.read())
@@ -141,9 +141,9 @@ class Codec:
         return self.outgoing.read()
 
     def decrypt(self, data: bytes) -> tuple[bytes, bool]:
-        """Return what the records in *data* held, and whether the peer has ended.
+        """Return the content of the records in *data*, and whether the peer has closed.
 
-        :param data: as received; ``b""`` means that the peer has closed
+        :param data: received data; ``b""`` if the peer has closed the connection
         """
         if data:
             self._incoming.write(data)

@@ -1,34 +1,42 @@
-"""The turn: a caller sends its request, and reads the reply, itself.
+"""Direct calls: a caller sends its request, and reads the reply, itself.
 
-A call that waits would switch threads twice: to the connection thread, which sends and
-reads, and back. While that thread sleeps, its connection is *lent*: who makes the only
-request sends it, and if it then waits, it polls the socket and reads the reply.
+Otherwise a blocking call takes two thread switches: to the connection thread, which
+sends the request and reads the reply, and back. So the connection thread *lends* its
+connection while it sleeps in the poller: a caller that makes the only request sends it,
+and, if it then waits for the result, polls the socket and reads the reply. A caller
+that polls is a *leader*, as in the leader/followers pattern.
 
 Rules
 -----
-1. One token says whose turn it is. The connection thread has it while it is awake, and
-   puts it into ``_tokens`` for as long as it sleeps.
-2. A caller never holds it. Each of its steps is computed first, without any effect, and
-   then takes effect in a transaction: one C call that takes the token, changes the
-   state and puts a fresh token back. No other code runs in between, neither a signal
-   handler nor an exception, so that a caller may be broken off, held up or called again
-   at any bytecode, and another one may go on. The transaction fails if the token is not
-   the one that was seen when the step was computed: somebody else was faster.
-3. What is taken off the connection, and not delivered yet, stands in ``_received`` and
-   ``_completed``, where the next who comes by finds it. Delivering twice does no harm.
-4. A caller does what is ordinary, for its own requests alone: nothing is in flight when
-   it sends. With a second request, a watch event, a frame cut in two, an error of the
-   socket it wakes the connection thread, and waits as everybody does.
-5. While a caller polls the socket, the connection thread does not. It takes the token
-   when it wakes, for a heartbeat or another thread's request, and never waits for the
-   caller. That one leaves when its result is ready, whoever has completed it. After two
-   threads have made requests at once, callers do without for a while.
-6. Nobody closes a descriptor that a caller polls: it does that itself when it leaves.
+1. A token stands for the right to use the connection, the *turn*. The connection thread
+   holds it while it runs, and puts it into ``_tokens`` while it sleeps.
+2. A caller never holds the token. It computes each of its steps first, without side
+   effects, and then commits the step in a transaction: one C call that removes the
+   token, changes the state and puts a new token back. No other code runs in between,
+   neither a signal handler nor an exception. So a caller can be interrupted, suspended
+   or re-entered at any bytecode while another one proceeds. A transaction fails if the
+   token is not the one that was read before the step was computed: another thread has
+   changed the state since.
+3. Data that was received and not parsed yet is in ``_received``, and results that were
+   read and not delivered yet are in ``_completed``; whichever thread comes next
+   continues from there. Delivering a result twice is harmless.
+4. A caller handles the ordinary case only, and only its own request: it sends while
+   nothing else is in flight. On a second request, a watch event, an incomplete frame or
+   a socket error, it wakes the connection thread and waits as other callers do.
+5. While a caller polls the socket, the connection thread does not, for up to
+   ``LEADER_TIMEOUT`` seconds. It takes the token when it wakes, for a heartbeat or
+   another thread's request, and never waits for the caller. The caller stops polling
+   when its result is ready, whichever thread has completed it. After two threads have
+   made requests at the same time, the next ``BACKOFF_CALLS`` calls leave the work to
+   the connection thread.
+6. A descriptor is not closed while callers poll it: the last of them closes it when it
+   stops.
 
-A caller that polls is in ``_leaders`` before it asks for the descriptors; who closes
-one looks at them after it has said so. One of them sees the other. There may be two for
-a moment, when one leaves, and with signal handlers. A byte wakes them; it is taken out
-when none is left, and sent again if one has come meanwhile.
+A caller adds itself to ``_leaders`` before it reads the descriptors; a thread that
+closes a descriptor announces that before it checks ``_leaders``. So one of them sees
+the other. There can be two leaders for a moment: when one stops, and with signal
+handlers. A byte wakes them. The last leader drains it, and sends it again if another
+leader has come in the meantime.
 """
 
 from __future__ import annotations
@@ -48,7 +56,7 @@ from typing import TYPE_CHECKING, Any, Optional
 from . import _fork
 from ._kazoo import ORDINARY
 from ._result import AsyncResult
-from ._round_trips import SAMPLE_EVERY, RoundTripCounters
+from ._round_trips import SAMPLE_INTERVAL, RoundTripCounters
 from ._steps import HEADER_SIZE, frame_of, length_and_header, outcome_of
 from ._waiting import interrupts
 
@@ -60,16 +68,19 @@ if TYPE_CHECKING:
 #: Transactions are C calls in CPython alone, and polling needs what Linux has.
 SUPPORTED = sys.implementation.name == "cpython" and hasattr(select, "epoll")
 
-#: How many bytes one ``recv`` asks for.
+#: Maximum number of bytes to read with one ``recv``.
 RECEIVE_SIZE = 65536
-#: How many calls wait as everybody does after two threads have made requests at once.
-REST = 64
-#: After how many seconds the connection thread polls, too: the caller that does may be
-#: held up, by a signal handler.
-LEAD_SECONDS = 0.1
-#: After how many seconds a token is taken for lost.
-TOKEN_SECONDS = 1.0
+#: After two threads have made requests at once, so many calls are not made directly.
+BACKOFF_CALLS = 64
+#: The connection thread leaves polling to a caller for so many seconds at most: the
+#: caller may be blocked in a signal handler.
+LEADER_TIMEOUT = 0.1
+#: A token that is missing for so many seconds is lost.
+TOKEN_TIMEOUT = 1.0
 
+# Saved at import, as gevent may remove some of them later.
+_make_poller: Any = getattr(select, "poll", None)
+_READABLE = getattr(select, "POLLIN", 0)
 _receive = socket.socket.recv
 _transmit = socket.socket.send
 _call: Any = partial.__call__
@@ -77,10 +88,10 @@ _consume = deque[Any](maxlen=0).extend
 
 
 class Turn:
-    """The turn of one connection.
+    """Passes one connection between the connection thread and callers.
 
     :param thread: the connection thread
-    :param sock: the connection; its poller is one that can be suspended
+    :param sock: the connection; its poller can be suspended
     :param channel: wakes the connection thread
     """
 
@@ -102,20 +113,22 @@ class Turn:
         self._tokens: list[object] = []
         self._received: list[bytes] = []
         self._completed: list[tuple[Any, Any, Any]] = []  # result, value, exception
-        # Callers that poll. One that was interrupted may not have left by itself.
+        # Callers that poll. Weak, as an interrupted one may not have removed itself.
         self._leaders: set[weakref.ref[Leader]] = set()
-        self._woken = False  # whether a byte was sent to them
+        self._woken = False  # whether a byte was sent to the leaders
         self._closers: list[Callable[[], Any]] = []
-        self._rest = 0
-        # of the request that was sent last: its number, and when
+        self._backoff = 0
+        # The last request that a caller has sent: its xid, when, and by which thread.
         self.xid = 0
         self.sent_at = 0.0
-        self.sender: Optional[int] = None  #: the thread that sent last
-        self._led = False  # whether a caller has polled since the last sleep
+        self.sender: Optional[int] = None
+        # Whether a caller has polled since poll_timeout(), and whether that has limited
+        # the current sleep.
+        self._led = self._is_limited = False
         _fork.register(self)
 
     def _after_fork(self) -> None:
-        """Forget the turn: the connection is the parent's."""
+        """Take the connection from callers in a forked child: it is the parent's."""
         self._tokens.clear()
         self._received.clear()
         self._completed.clear()
@@ -123,24 +136,24 @@ class Turn:
     # -- the connection thread -------------------------------------------------------
 
     def lend(self) -> None:
-        """Let callers use the connection while this thread sleeps."""
+        """Let callers use the connection; called before this thread sleeps."""
         self._tokens.append(object())
 
-    def limit(self, timeout: Optional[float]) -> Optional[float]:
-        """Return how long the connection thread may leave polling to callers.
+    def poll_timeout(self, timeout: Optional[float]) -> Optional[float]:
+        """Return how long the connection thread may sleep, in seconds.
 
-        :param timeout: how long it would sleep, in seconds; ``None``: for ever
+        Limits *timeout*, once, if a caller has polled since the last call.
         """
-        if not self._led:
+        self._is_limited, self._led = self._led, False
+        if not self._is_limited:
             return timeout
-        self._led = False
-        return LEAD_SECONDS if timeout is None else min(timeout, LEAD_SECONDS)
+        return LEADER_TIMEOUT if timeout is None else min(timeout, LEADER_TIMEOUT)
 
     def claim(self, displaced: bool) -> bytes:
         """Take the connection back.
 
-        :param displaced: whether another thread's request is the reason
-        :returns: what a caller has received, and not read
+        :param displaced: whether this thread was woken by a request
+        :returns: data that a caller has received and not parsed
         :raises OSError: if the token is lost: a caller was interrupted twice
         """
         tokens = self._tokens
@@ -149,16 +162,16 @@ class Turn:
             try:
                 tokens.pop()
                 break
-            except IndexError:  # a transaction, of some microseconds
+            except IndexError:  # in a caller's transaction, for some microseconds
                 if deadline is None:
-                    deadline = monotonic() + TOKEN_SECONDS
+                    deadline = monotonic() + TOKEN_TIMEOUT
                 elif monotonic() > deadline:
                     raise OSError(
                         "a caller was interrupted in the wrong place"
                     ) from None
                 sleep(0)
         if displaced and self._leaders:
-            self._rest = REST
+            self._backoff = BACKOFF_CALLS
             self.wake_leaders()
         self._complete()
         data = b"".join(self._received)
@@ -166,13 +179,13 @@ class Turn:
         return data
 
     def wake_leaders(self) -> None:
-        """Have callers that poll look whether they still may, and have to."""
+        """Make the leaders check whether to go on polling."""
         if self._leaders and not self._woken:
             self._woken = True
             self._channel.wake_caller()
 
     def close(self, close: Callable[[], Any]) -> None:
-        """Call *close*, which closes a descriptor, when nobody polls it any more."""
+        """Call *close*, which closes a descriptor, once no caller polls it."""
         self._closers.append(close)
         if not self._leaders:
             self._run_closers()
@@ -182,20 +195,20 @@ class Turn:
             try:
                 close = self._closers.pop()
             except IndexError:
-                return  # another thread was faster
+                return  # another thread has run it
             close()
 
-    # -- a caller: to send -----------------------------------------------------------
+    # -- callers: sending ------------------------------------------------------------
 
     def send(self) -> bool:
         """Send this thread's request, if it is the only one.
 
-        :returns: ``False`` if the connection thread has to be woken
+        :returns: ``False`` if the connection thread must be woken
         """
         try:
             return self._send()
         except BaseException as error:
-            # kazoo would take it for a closed connection. get() raises it.
+            # kazoo would take it for a closed connection; get() raises it instead.
             interrupts[get_ident()] = error
             return False
 
@@ -206,6 +219,9 @@ class Turn:
             token = self._tokens[0]
             request, result = queue[0]
         except IndexError:
+            return False
+        if self._backoff:
+            self._backoff -= 1
             return False
         logger = self._logger
         if (
@@ -231,11 +247,11 @@ class Turn:
                 partial(self._handler_state.__setitem__, "_xid", xid),
                 partial(sent.extend, map(partial(_transmit, self._sock), (data,))),
             )
-            broken = done and sent != [len(data)]  # it had room for all of it
-        except _Failed:
+            broken = done and sent != [len(data)]  # the send buffer was empty
+        except _StepFailed:
             done = broken = True
         if broken:
-            self._sock.give_up()
+            self._sock.abort()
         if broken or not done:
             return False
         self.xid, self.sent_at = xid, now
@@ -250,9 +266,10 @@ class Turn:
         return not queue
 
     def _transact(self, token: object, *steps: Callable[[], Any]) -> bool:
-        """Take *steps*, which are C calls, if *token* is still there; tell whether.
+        """Run *steps*, which must be C calls, if *token* is still there.
 
-        :raises _Failed: if one of them has failed
+        :returns: whether they have run
+        :raises _StepFailed: if one of them has raised
         """
         tokens, taken = self._tokens, list[object]()
         try:
@@ -274,14 +291,14 @@ class Turn:
             if _is_interrupt(error):
                 raise
             if taken:
-                raise _Failed from error
+                raise _StepFailed from error
             return False
         return True
 
-    # -- a caller: to wait -----------------------------------------------------------
+    # -- callers: waiting ------------------------------------------------------------
 
     def make_leader(self) -> Leader:
-        """Return what stands for this thread while it polls."""
+        """Return an object that represents this thread while it polls."""
         return Leader(self)
 
     def lead(
@@ -289,16 +306,13 @@ class Turn:
     ) -> None:
         """Read replies in this thread until a result is ready.
 
-        Returns earlier when the time is up, or when somebody else has to do it.
+        Returns earlier on a timeout, or if the connection thread has to read them.
 
-        :param leader: this thread
-        :param is_ready: whether the result is
-        :param timeout: in seconds; negative: there is no limit
+        :param leader: represents this thread
+        :param is_ready: tells whether the result is ready
+        :param timeout: in seconds; negative for no limit
         """
         if not self._tokens or not self._is_due():
-            return
-        if self._rest:
-            self._rest -= 1
             return
         leaders = self._leaders
         reference = weakref.ref(leader, leaders.discard)
@@ -315,18 +329,18 @@ class Turn:
                 self._channel.wake_connection_thread()
 
     def _is_due(self) -> bool:
-        """Tell whether the next reply is that to a request which a caller has sent."""
+        """Return whether the next reply is for a request that a caller has sent."""
         try:
             return bool(self._client._pending[0][2] == self.xid)
         except IndexError:
             return False
 
     def _leave(self) -> None:
-        """Tidy up as the last that has polled."""
+        """Clean up after the last leader."""
         if self._woken:
             self._woken = False
             self._channel.drain_caller()
-            self.wake_leaders()  # one may have come, whose byte that was
+            self.wake_leaders()  # the byte may have been for one that has just come
         self._run_closers()
 
     def _poll(
@@ -336,22 +350,23 @@ class Turn:
         fds = sock.fileno(), caller_end.fileno()
         if min(fds) < 0:
             return
-        sock.suspend_polling()
-        poller = select.poll()
-        poller.register(fds[0], select.POLLIN)
-        poller.register(fds[1], select.POLLIN)
+        if self._is_limited:  # else the connection thread might sleep for long
+            sock.suspend_polling()
+        poller = _make_poller()
+        for fd in fds:
+            poller.register(fd, _READABLE)
         deadline = None if timeout < 0 else monotonic() + timeout
-        left = None
+        remaining = None
         while not is_ready() and self._is_due():
             if deadline is not None:
-                left = deadline - monotonic()
-                if left <= 0:
+                remaining = deadline - monotonic()
+                if remaining <= 0:
                     return
-                left = min(left * 1000, 0x7FFFFFFF)
+                remaining = min(remaining * 1000, 0x7FFFFFFF)
             leader.polls = True
             if is_ready():
                 return  # a signal handler has completed it
-            events = poller.poll(left)
+            events = poller.poll(remaining)
             leader.polls = False
             if any(fd == fds[1] for fd, _ in events):
                 self._woken = True
@@ -360,7 +375,7 @@ class Turn:
                 return
 
     def _read(self) -> bool:
-        """Read a reply; ``False`` if the connection thread has to."""
+        """Read a reply; return ``False`` if the connection thread has to."""
         received = self._received
         try:
             token = self._tokens[0]
@@ -370,7 +385,7 @@ class Turn:
         try:
             if not self._transact(token, partial(received.extend, data_there)):
                 return False
-        except _Failed as failed:
+        except _StepFailed as failed:
             return isinstance(failed.__cause__, BlockingIOError)
         try:
             token = self._tokens[0]
@@ -383,11 +398,13 @@ class Turn:
         length, xid, zxid, err = length_and_header(data)
         if xid != expected or length + 4 != len(data):
             return False
-        value, exception = outcome_of(self._client, request, err, data)
+        outcome = outcome_of(self._client, request, err, data)
+        if outcome is None:
+            return False
         steps = [
             partial(received.clear),
             partial(self._client._pending.popleft),
-            partial(self._completed.append, (result, value, exception)),
+            partial(self._completed.append, (result, *outcome)),
         ]
         if zxid > 0:
             steps.append(partial(self._client_state.__setitem__, "last_zxid", zxid))
@@ -400,14 +417,14 @@ class Turn:
         traffic.bytes_in += len(data)
         self._complete()
         if now >= self._sample_due:
-            self._sample_due = now + SAMPLE_EVERY
+            self._sample_due = now + SAMPLE_INTERVAL
             for counters in (self.round_trips, traffic.round_trips):
                 counters.server.add(now - self.sent_at)
                 counters.client.add(monotonic() - now)
         return True
 
     def _complete(self) -> None:
-        """Deliver what was read."""
+        """Set the results that were read."""
         for entry in tuple(self._completed):
             result, value, exception = entry
             if exception is None:
@@ -417,13 +434,13 @@ class Turn:
             try:
                 self._completed.remove(entry)
             except ValueError:
-                pass  # another thread has done the same
+                pass  # another thread has delivered it, too
 
 
 def _is_direct(request: Any, result: Any) -> bool:
-    """Tell whether a caller may send *request* and read its reply.
+    """Return whether a caller may send *request* and read its reply.
 
-    A watch that it sets would have to be registered in the same transaction.
+    Not if it sets a watch, which would have to be registered in the same transaction.
     """
     return (
         type(result) is AsyncResult
@@ -433,30 +450,30 @@ def _is_direct(request: Any, result: Any) -> bool:
 
 
 class Leader:
-    """A caller that polls: this thread."""
+    """Represents the current thread, a caller that polls."""
 
     __slots__ = ("__weakref__", "_ident", "_turn", "polls")
 
     def __init__(self, turn: Turn) -> None:
         self._turn = turn
         self._ident = get_ident()
-        self.polls = False  #: and does nothing else
+        self.polls = False  #: whether the thread is in poll()
 
     def wake(self) -> None:
-        """Have it look whether its result is ready, unless it does so by itself."""
+        """Make it check its result, unless it is about to do so anyway."""
         if self.polls or self._ident != get_ident():
             self._turn.wake_leaders()
 
 
-class _Failed(Exception):
-    """A step of a transaction has raised an exception, which is the cause."""
+class _StepFailed(Exception):
+    """A step of a transaction has raised; the exception is the cause."""
 
 
 def _is_interrupt(error: BaseException) -> bool:
-    """Tell whether *error* is none of a C function that was called where it is caught.
+    """Return whether *error* was not raised by a C function of the transaction itself.
 
-    Then it is of a signal handler, or of ``PyThreadState_SetAsyncExc``, which makes an
-    exception without arguments.
+    It then comes from a signal handler, which has a frame of its own, or from
+    ``PyThreadState_SetAsyncExc``, which makes exceptions without arguments.
     """
     traceback = error.__traceback__
     return traceback is None or traceback.tb_next is not None or not error.args

@@ -1,4 +1,4 @@
-"""Waiting: how long, and where it would never end."""
+"""Checks on blocking calls: timeouts, deadlocks and pending interrupts."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ._kazoo import calling_listener
 
 
 def check_timeout(timeout: Optional[float]) -> float:
-    """Return *timeout*, seconds or ``None``, as ``Lock.acquire`` wants it.
+    """Return *timeout*, seconds or ``None``, in the form that ``Lock.acquire`` takes.
 
     :raises TypeError: if it is not a number
-    :raises ValueError: if it is negative or not a number of seconds at all
+    :raises ValueError: if it is negative or NaN
     """
     if timeout is None:
         return -1
@@ -25,26 +25,27 @@ def check_timeout(timeout: Optional[float]) -> float:
     return min(timeout, threading.TIMEOUT_MAX)
 
 
-def would_block_connection() -> BlockingCallError:
-    """Return the error of a wait that only the waiting thread itself could end."""
+def make_blocking_call_error() -> BlockingCallError:
+    """Return the error for a wait that only the waiting thread itself could end."""
     return BlockingCallError(
         f"{calling_listener()} blocks in the client's connection thread, which alone "
         "could end that; use the *_async methods there, or handler.spawn()"
     )
 
 
-#: Exceptions of signal handlers that came while kazoo would have taken them for a
-#: closed connection, by the thread's ident; its next wait raises them.
+#: Exceptions of signal handlers, by the thread's ident, that were held back because
+#: kazoo would have taken them for a closed connection. The thread's next wait raises
+#: them.
 interrupts: dict[int, BaseException] = {}
 
 
 def raise_interrupt() -> None:
-    """Raise the exception of a signal handler that this thread has kept, if any."""
+    """Raise the exception that was held back in this thread, if any."""
     interrupt = interrupts.pop(threading.get_ident(), None)
     if interrupt is not None:
         raise interrupt
 
 
-@_fork.in_child
+@_fork.run_in_child
 def _after_fork() -> None:
     interrupts.clear()

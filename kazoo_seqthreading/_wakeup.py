@@ -1,20 +1,20 @@
-"""The wake-up channel: from the threads that make requests to the connection thread.
+"""The wake-up channel: how threads that make requests wake the connection thread.
 
-kazoo sends one byte into it for every request, and takes one out for every request that
-it has written to the server. Here the client's queue says what waits to be sent, and a
-byte is only sent while the connection thread sleeps.
+kazoo writes one byte into it for every request, and reads one for every request that it
+has sent to the server. Here the client's queue tells whether a request waits, and a
+byte is only written while the connection thread sleeps.
 
 1. ``send`` takes no lock, never blocks and never fills up; it raises only when the
    channel is closed.
-2. No request is left behind: kazoo queues it before it calls ``send``, which then looks
-   whether the connection thread sleeps; that thread says that it will sleep before it
-   looks at the queue. A caller that is interrupted between the two delays its own
-   request, and no other. One byte is sent for each sleep, whose number tells a caller
-   that comes late from one that has to wake.
-3. Where ``select`` is overridden, a byte is sent with every request, and the reader is
-   readable while one waits. Where the client is not known, the ends are what they are:
-   a pair of sockets.
-4. In a forked child ``send`` fails what was requested there.
+2. No wake-up is lost: kazoo queues a request before it calls ``send``, which then
+   checks whether the connection thread sleeps; that thread announces that it will sleep
+   before it checks the queue. A caller that is interrupted between the two delays its
+   own request only. Sleeps are numbered, and one byte is written for each, so that a
+   late caller does not suppress the wake-up of a later sleep.
+3. If ``select`` is overridden, a byte is written for every request, and the reader is
+   readable while a request waits. If the client is unknown, the channel is a plain
+   socket pair.
+4. In a forked child ``send`` fails the requests that were made there.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from . import _fork
 if TYPE_CHECKING:
     from ._turn import Turn
 
-#: What :attr:`Channel.sleep` is while no connection thread sleeps: it is awake; no
-#: client is known; the client is a parent's; ``select`` was not called yet, and may be
+#: Values of :attr:`Channel.sleep` while no connection thread sleeps: it is awake; there
+#: is no client; the client is a parent's; ``select`` was not called yet, and may be
 #: overridden.
 AWAKE, UNATTACHED, INHERITED, PLAIN = 0, -1, -2, -3
 
 
 class Channel:
-    """What the two ends share.
+    """The state that the two ends share.
 
     :param on_send_in_child: called by ``send`` in a forked child with the client's
         queue
@@ -46,21 +46,21 @@ class Channel:
         self.client: Any = None
         self.reader: Any = None  # the two ends, while a client is known
         self.writer: Any = None
-        self.sleep = UNATTACHED  # the number of the connection thread's sleep
-        self.sleeps = 0  # how many there were
-        self.woken = 0  # the number of the last one that a byte has ended
-        self.turn: Optional[Turn] = None  # of the connection that stands
+        self.sleep = UNATTACHED  # the number of the current sleep, or a constant
+        self.sleeps = 0  # the number of the latest sleep
+        self.woken = 0  # the number of the last one that a byte was written for
+        self.turn: Optional[Turn] = None  # that of the current connection
         self.on_send_in_child = on_send_in_child
         _fork.register(self)
 
     def _after_fork(self) -> None:
-        """Remember that the connection thread is the parent's."""
+        """Record that the connection thread does not exist here."""
         if self.client is not None:
             self.sleep = INHERITED
             self.turn = None
 
     def wake_connection_thread(self) -> None:
-        """Wake it, if it sleeps and was not woken."""
+        """Wake the connection thread, if it sleeps and was not woken."""
         try:
             self.writer.wake_sleeper()
         except OSError:
@@ -71,29 +71,29 @@ class Channel:
         try:
             socket.socket.send(self.reader, b"\0")
         except OSError:
-            pass  # full of bytes that it has not taken out, or closed
+            pass  # full of bytes that were not drained, or closed
 
     def drain_caller(self) -> None:
-        """Take out the bytes that have woken the caller."""
+        """Drain the bytes that have woken the caller."""
         try:
             self.writer.recv(4096)
         except OSError:
-            pass  # another thread was faster, or it is closed
+            pass  # another thread has drained them, or the channel is closed
 
 
 class WakeupReader(socket.socket):
     """The end that the connection thread polls."""
 
     channel: Channel
-    client: Any = None  #: whose queue says what waits; ``None`` while not attached
+    client: Any = None  #: the client whose queue is checked, once attached
 
     def leave_plain(self) -> None:
-        """Have ``send`` do without a byte while this thread is awake."""
+        """Stop ``send`` from writing a byte while this thread is awake."""
         if self.channel.sleep == PLAIN:
             self.channel.sleep = AWAKE
 
     def begin_sleep(self) -> bool:
-        """Have ``send`` wake this thread; ``False`` if a request waits already."""
+        """Let ``send`` wake this thread; return ``False`` if a request is waiting."""
         channel = self.channel
         channel.sleeps += 1
         channel.sleep = channel.sleeps
@@ -103,36 +103,36 @@ class WakeupReader(socket.socket):
         return True
 
     def end_sleep(self) -> None:
-        """Have ``send`` wake nobody."""
+        """Stop ``send`` from waking this thread."""
         self.channel.sleep = AWAKE
 
     def drain(self, size: int = 4096) -> None:
-        """Take out bytes that were sent to wake this thread, *size* at the most."""
+        """Drain up to *size* bytes that were written to wake this thread."""
         try:
             super().recv(size)
         except OSError:
-            pass  # another thread was faster, or the channel is closed
+            pass  # another thread has drained them, or the channel is closed
 
     def recv(self, bufsize: int, flags: int = 0) -> bytes:
-        """Return a byte for a request, whose number the client's queue knows."""
+        """Return one byte, as kazoo expects for each request."""
         if self.client is None:
             return super().recv(bufsize, flags)
         if self.channel.sleep == PLAIN and not self.client._queue:
             self.drain()
-            if self.client._queue:  # a byte of this request may have gone, too
+            if self.client._queue:  # the byte of this request may be drained, too
                 self.channel.writer.wake()
         return b"\0"
 
 
 class WakeupWriter(socket.socket):
-    """The end that kazoo gives a byte for each request."""
+    """The end into which kazoo writes a byte for each request."""
 
     channel: Channel
 
     def send(  # type: ignore[override]
         self, data: Union[bytes, bytearray, memoryview], flags: int = 0
     ) -> int:
-        """Wake the connection thread if it sleeps; a plain ``send`` without a client.
+        """Wake the connection thread if it sleeps; without a client, send *data*.
 
         :returns: the number of bytes
         :raises OSError: if the channel is closed; kazoo then fails the request
@@ -152,7 +152,7 @@ class WakeupWriter(socket.socket):
         return len(data)
 
     def wake_sleeper(self) -> None:
-        """Wake the connection thread, once for each of its sleeps."""
+        """Wake the connection thread, at most once for each of its sleeps."""
         channel = self.channel
         sleep = channel.sleep
         if sleep > 0 and channel.woken != sleep:
@@ -160,15 +160,17 @@ class WakeupWriter(socket.socket):
             channel.woken = sleep
 
     def wake(self) -> None:
-        """Make the other end readable, once more if it is."""
+        """Write a byte, which is an event also if the other end is readable already."""
         try:
             super().send(b"\0")
         except BlockingIOError:  # full of bytes that nobody had to take out
-            self.channel.reader.drain(1)  # the others may not have woken yet
+            self.channel.reader.drain(
+                1
+            )  # only one: the others may not have woken it yet
             try:
                 super().send(b"\0")
             except BlockingIOError:
-                pass  # other threads have sent them just now
+                pass  # other threads have just written
 
     def close(self) -> None:
         """Close this end; ``send`` raises from now on."""
@@ -185,7 +187,7 @@ class WakeupWriter(socket.socket):
 def make_channel(
     on_send_in_child: Callable[[Any], None],
 ) -> tuple[WakeupReader, WakeupWriter]:
-    """Return a channel's two ends."""
+    """Return the two ends of a new channel."""
     ours, theirs = socket.socketpair()
     channel = Channel(on_send_in_child)
     reader = WakeupReader(ours.family, ours.type, ours.proto, fileno=ours.detach())
@@ -197,7 +199,7 @@ def make_channel(
 
 
 def attach(reader: WakeupReader, writer: Any, client: Any) -> None:
-    """Serve *client*, whose queue says from now on what waits to be sent."""
+    """Attach *client*, whose queue tells from now on whether requests wait."""
     channel = reader.channel
     if channel.sleep == INHERITED:  # the parent has the same sockets
         for end, fresh in zip((reader, writer), socket.socketpair()):

@@ -1,22 +1,22 @@
-"""A queue of callbacks and the one thread that runs them.
+"""A queue of callbacks and the thread that runs them.
 
 Rules
 -----
 1. Callbacks run one at a time, in the order in which they were put.
-2. ``put`` either queues a callback for the thread, or hands it to ``when_closed`` in
-   the caller's thread. What is put into an open queue runs.
-3. Nothing that a callback raises ends the thread. It is logged.
-4. The thread keeps no reference to what it ran last.
-5. A worker that follows others runs nothing before they have ended, or were abandoned.
-6. An abandoned worker, one that did not end in time, hands what is left to
-   ``when_closed`` once its callback returns.
-7. No lock is held by who puts, closes or runs: a signal handler or a finalizer that
-   interrupts one of them may put, and wait for what it has put. ``put`` looks at
-   ``_closed`` after it has queued, the thread at the queue after it has set it; so one
-   of them finds a callback that came late.
+2. ``put`` either queues a callback for the thread, or passes it to ``when_closed`` in
+   the caller's thread. A callback put into an open queue runs.
+3. No exception of a callback ends the thread. It is logged.
+4. The thread keeps no reference to the callback that it ran last.
+5. A worker with predecessors runs nothing before they have ended or were abandoned.
+6. An abandoned worker, one that did not end in time, passes the remaining callbacks to
+   ``when_closed`` once its current callback returns.
+7. No lock is held while putting, closing or running: a signal handler or a finalizer
+   that interrupts one of these may put a callback, and wait for it. ``put`` checks
+   ``_closed`` after queuing; the thread checks the queue after setting it. So one of
+   them finds a callback that came late.
 
 ``_changed``, the handler's condition, guards ``ended`` and ``abandoned``. ``running``
-and the counters have one writer, the thread.
+and the counters are only written by the thread.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from time import monotonic
 from typing import Any, Optional
 
 from ._callbacks import check_callable, describe, log_failure, run_isolated
-from ._stats import QueueStats, Tally
+from ._stats import QueueCounters, QueueStats
 
 Item = Callable[[], Any]
 
 
 def _stop() -> None:
-    """What ``close`` puts into the queue."""
+    """The sentinel that ``close`` puts into the queue."""
 
 
 class Worker:
@@ -42,12 +42,12 @@ class Worker:
 
     :param name: the thread's name
     :param changed: notified when the thread has ended
-    :param when_closed: takes what is put while the queue is closed
-    :param tally: counts what has run
+    :param when_closed: called with each callback that is put into a closed queue
+    :param counters: counts callbacks
     :param on_busy: called by the thread before each callback
-    :param predecessors: the workers that it follows
-    :param queue: one of the user's instead of its own, with the interface of
-        :class:`queue.Queue`; it holds callbacks, its own also when they were put
+    :param predecessors: the workers that must end first
+    :param queue: a user's queue to be used instead of its own, with the interface of
+        :class:`queue.Queue`; it has callbacks alone, its own has them with a timestamp
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Worker:
         changed: threading.Condition,
         *,
         when_closed: Callable[[Item], Any],
-        tally: Tally,
+        counters: QueueCounters,
         on_busy: Callable[[], Any],
         predecessors: Sequence[Worker] = (),
         queue: Any = None,
@@ -65,30 +65,30 @@ class Worker:
         self.thread: Optional[threading.Thread] = None
         self.ended = True
         self.abandoned = False
-        #: What runs now and since when (``time.monotonic()``).
+        #: The current callback, and when it began (``time.monotonic()``).
         self.running: Optional[tuple[Item, float]] = None
-        self.last_warned = 0.0  #: since when that ran that was warned of last
+        self.last_warned = 0.0  #: when the callback began that was last warned of
         self._changed = changed
         self._when_closed = when_closed
-        self._tally = tally
+        self._counters = counters
         self._on_busy = on_busy
         self._predecessors = predecessors
-        self._refusing = True  # whether put() queues nothing
+        self._refusing = True  # whether put() passes callbacks to when_closed
         self._closing = False  # whether close() was called
         self._stop_queued = False
-        self._closed = False  # whether the thread looks at the queue no more
+        self._closed = False  # whether the thread has left the queue
         self.queue_is_foreign = queue is not None
         self.queue = SimpleQueue() if queue is None else queue
 
     def __repr__(self) -> str:
         return f"<Worker {self.name} queued={self.qsize()} ended={self.ended}>"
 
-    # -- the queue, as kazoo knows it ------------------------------------------------
+    # -- the interface of a queue ----------------------------------------------------
 
     def put(
         self, item: Item, block: bool = True, timeout: Optional[float] = None
     ) -> None:
-        """Queue a callback; never blocks, whatever the arguments of ``Queue.put``."""
+        """Queue a callback. Never blocks; the other arguments are those of a queue."""
         check_callable(item)
         if self._refusing:
             self._when_closed(item)
@@ -106,32 +106,32 @@ class Worker:
         done.wait()
 
     def qsize(self) -> int:
-        """Return how many callbacks wait."""
+        """Return the number of waiting callbacks."""
         return max(0, self.queue.qsize() - self._stop_queued)
 
     def empty(self) -> bool:
-        """Tell whether no callback waits."""
+        """Return whether no callback is waiting."""
         return self.qsize() == 0
 
     def stats(self) -> QueueStats:
         """Return a snapshot of the queue."""
-        running, tally = self.running, self._tally
+        running, counters = self.running, self._counters
         return QueueStats(
             depth=self.qsize(),
-            runs=tally.run,
-            failures=tally.failed,
+            runs=counters.run,
+            failures=counters.failed,
             current_callback=None if running is None else describe(running[0]),
             current_run_seconds=0.0 if running is None else monotonic() - running[1],
-            run_seconds_total=tally.run_time,
-            longest_run_seconds=tally.longest_run,
-            wait_seconds_total=tally.waiting_time,
-            longest_wait_seconds=tally.longest_wait,
+            run_seconds_total=counters.run_time,
+            longest_run_seconds=counters.longest_run,
+            wait_seconds_total=counters.waiting_time,
+            longest_wait_seconds=counters.longest_wait,
         )
 
-    # -- life ----------------------------------------------------------------------
+    # -- life cycle ----------------------------------------------------------------
 
     def accept(self) -> None:
-        """Queue what is put, already before the thread is started."""
+        """Open the queue before the thread is started."""
         self._refusing = False
 
     def start(self) -> None:
@@ -154,27 +154,27 @@ class Worker:
             raise
 
     def close(self, *, refuse: bool = False) -> None:
-        """Have the thread end once its queue is empty.
+        """Let the thread end once its queue is empty.
 
-        :param refuse: whether to queue nothing more from now on
+        :param refuse: whether to close the queue at once
         """
         if refuse:
             self._refusing = True
         if not self._closing:
             self._stop_queued = True
             self.queue.put(_stop)
-            self._closing = True  # not before: a signal handler may raise
+            self._closing = True  # last: a signal handler may raise before
 
     def abandon(self) -> None:
-        """Give the thread up: nobody waits for it any more."""
+        """Give the thread up; successors wait for it no longer."""
         self._refusing = True
-        self._tally = Tally()  # the successor counts in the old one
+        self._counters = QueueCounters()  # the successor uses the old ones
         with self._changed:
             self.abandoned = True
             self._changed.notify_all()
 
     def after_fork(self, changed: threading.Condition) -> None:
-        """Let go of the parent's callbacks; if this is the thread, let it end."""
+        """Drop the parent's callbacks; if this is the worker's thread, let it end."""
         self._changed = changed
         self.queue = SimpleQueue()
         self._refusing = self.abandoned = True
@@ -183,16 +183,16 @@ class Worker:
 
     @property
     def ident(self) -> Optional[int]:
-        """The ident of the thread."""
+        """The thread's ident."""
         return None if self.thread is None else self.thread.ident
 
     def is_current(self) -> bool:
-        """Tell whether the caller is a callback of this worker."""
+        """Return whether this is the worker's thread."""
         return self.thread is threading.current_thread()
 
     def _run(self) -> None:
         if self.thread is not threading.current_thread():
-            return  # its start was given up before it came alive
+            return  # start() has given this thread up
         try:
             self._wait_for_predecessors()
             self._run_callbacks()
@@ -220,7 +220,7 @@ class Worker:
                     return
                 if closing:
                     self._refusing = refused = True
-                    continue  # something may have come just before that
+                    continue  # something may have come just before
                 entry = self.queue.get()
                 ended = monotonic()
             if entry is _stop:
@@ -232,16 +232,16 @@ class Worker:
                 continue
             began = ended if ended > queued else queued
             self.running = (callback, began)
-            self._on_busy()  # not before: who is told looks at what runs
+            self._on_busy()  # last: the watchdog checks self.running
             try:
                 callback()
             except BaseException:
                 log_failure(callback)
-                self._tally.failed += 1
+                self._counters.failed += 1
             self.running = None
             del entry, callback
             ended = monotonic()
-            self._tally.count(began - queued, ended - began)
+            self._counters.count(began - queued, ended - began)
 
     def _hand_back(self) -> None:
         while True:
@@ -258,5 +258,5 @@ def queue_callback(handler: Any, callback: Item) -> None:
     queue = handler.completion_queue
     if type(queue) is Worker or handler.running:
         queue.put(callback)
-    else:  # the queue is a user's, and nobody takes from it
+    else:  # a user's queue, which no thread reads now
         run_isolated(callback)

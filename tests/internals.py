@@ -14,7 +14,7 @@ from kazoo_seqthreading._connection import Connection
 from kazoo_seqthreading._core import Core
 from kazoo_seqthreading._history import Facts, History
 from kazoo_seqthreading._monitor import report
-from kazoo_seqthreading._stats import Traffic
+from kazoo_seqthreading._stats import TrafficCounters
 from kazoo_seqthreading._wakeup import WakeupReader, WakeupWriter
 
 
@@ -67,7 +67,7 @@ def begin_frames(connection: Connection) -> None:
 def give_history(connection: Connection) -> History:
     """Have *connection* be one of a connection thread's, which is this thread."""
     kazoos: Any = object()
-    history = History(kazoos, Traffic(), deque(), int)
+    history = History(kazoos, TrafficCounters(), deque(), int)
     connection.facts = Facts("127.0.0.1:2181", history)
     return history
 

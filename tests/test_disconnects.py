@@ -19,8 +19,8 @@ from kazoo.protocol import connection as kazoos
 from kazoo_seqthreading import Disconnect, SequentialThreadingHandler, _history
 from kazoo_seqthreading._connection import Connection
 from kazoo_seqthreading._disconnects import CAUSES, Reconnect
-from kazoo_seqthreading._history import Clocks, Facts, History, Sighting
-from kazoo_seqthreading._stats import Traffic
+from kazoo_seqthreading._history import Clocks, Facts, History, StackSample
+from kazoo_seqthreading._stats import TrafficCounters
 from tests.concurrency import LIMIT
 from tests.internals import wait_for_messages
 from tests.support import ROOT, run_python, wait_until
@@ -159,7 +159,7 @@ def test_errors(number: int, cause: str) -> None:
 
 def make_history(on_transition: Callable[[], object] = int) -> History:
     connection: Any = object()
-    return History(connection, Traffic(), deque(), on_transition)
+    return History(connection, TrafficCounters(), deque(), on_transition)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_hold_up_by_code(
 ) -> None:
     """It was seen for at least half of the time."""
     history = make_history()
-    history.sighting = Sighting("f (a.py:1)", is_listener, since, until, 0.25)
+    history.stack_sample = StackSample("f (a.py:1)", is_listener, since, until, 0.25)
     held_up = history.hold_up(100.0, 110.0)
     if blamed:
         cause = "listener" if is_listener else "call"
@@ -370,10 +370,10 @@ sys.exit(status)
 
 
 def test_last_ones_are_kept(handler: SequentialThreadingHandler) -> None:
-    kept = deque[Disconnect](maxlen=_history.KEPT)
-    traffic = Traffic()
-    for _ in range(3 * _history.KEPT):
+    kept = deque[Disconnect](maxlen=_history.MAX_DISCONNECTS)
+    traffic = TrafficCounters()
+    for _ in range(3 * _history.MAX_DISCONNECTS):
         _history.record(LOST, traffic, kept, warn=False)
-    assert len(kept) == _history.KEPT
-    assert traffic.disconnects["closed"] == 3 * _history.KEPT
+    assert len(kept) == _history.MAX_DISCONNECTS
+    assert traffic.disconnects["closed"] == 3 * _history.MAX_DISCONNECTS
     assert handler.stats().disconnects == ()

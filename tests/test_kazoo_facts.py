@@ -43,13 +43,13 @@ from kazoo_seqthreading._kazoo import (
     connection_of,
     has_queues,
     in_flight,
-    is_chain_link,
+    is_internal_callback,
     results_behind,
     unsent,
 )
 from kazoo_seqthreading._steps import frame_of, outcome_of
 from kazoo_seqthreading._sync import Event
-from kazoo_seqthreading._waiting import would_block_connection
+from kazoo_seqthreading._waiting import make_blocking_call_error
 from tests.concurrency import LIMIT, Gate
 from tests.internals import core_of
 from tests.support import wait_until
@@ -126,7 +126,7 @@ def test_links_of_chains(make_client: MakeClient, handler: Recording) -> None:
         "KazooClient.ensure_path_async.<locals>.prepare_completion",
         "KazooClient.sync_async.<locals>._sync_completion",
     }
-    assert all(is_chain_link(link) for _, link in handler.links)
+    assert all(is_internal_callback(link) for _, link in handler.links)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_users_links_are_no_chains() -> None:
         *(client.exists, client.create, partial(client.create, "/a"), Recording),
         *(partial(partial(client.create), "/a"), list[Any]().append),
     ):
-        assert not is_chain_link(callback), callback
+        assert not is_internal_callback(callback), callback
 
 
 def test_connection_loop(make_client: MakeClient, handler: Recording) -> None:
@@ -345,7 +345,7 @@ def test_listeners_are_called_by_make_state_change() -> None:
     def listener(state: str) -> None:
         frames.append(sys._getframe(1).f_code.co_name)
         frames.append(sys._getframe(1).f_globals["__name__"])
-        names.append(str(would_block_connection()))
+        names.append(str(make_blocking_call_error()))
 
     client.add_listener(listener)
     client._make_state_change("CONNECTED")
@@ -645,7 +645,6 @@ def test_frame_of_a_request(request_: Any) -> None:
         (serialization.Exists("/a", None), -102, b""),
         (serialization.Create("/a", b"", ACLS, 0), 0, b"\0\0\0\x07/root/a"),
         (serialization.Create("/a", b"", ACLS, 0), -110, b""),
-        (serialization.Create("/a", b"", ACLS, 0), -9999, b""),
         (
             serialization.Transaction([serialization.Create("/a", b"", ACLS, 0)]),
             0,
@@ -667,7 +666,21 @@ def test_outcome_of_a_reply(request_: Any, error: int, reply: bytes) -> None:
     frame = struct.pack("!iiqi", 16 + len(reply), 42, 7, error) + reply
     header = serialization.ReplyHeader(42, 7, error)
     client._connection._read_response(header, frame[4:], 16)
-    value, exception = outcome_of(client, request_, error, frame)
+    outcome = outcome_of(client, request_, error, frame)
+    assert outcome is not None
     ((expected, raised),) = outcomes
-    assert (value, type(exception)) == (expected, type(raised))
+    assert (outcome[0], type(outcome[1])) == (expected, type(raised))
     assert client.last_zxid == 7
+
+
+def test_error_that_kazoo_does_not_know() -> None:
+    """It ends kazoo's thread, and is left to that."""
+    client: Any = KazooClient(hosts="127.0.0.1:1")
+    request = serialization.Delete("/a", 3)
+    frame = struct.pack("!iiqi", 16, 42, 7, -9999)
+    client._pending.append((request, None, 42))
+    with pytest.raises(RuntimeError, match="Invalid error code"):
+        client._connection._read_response(
+            serialization.ReplyHeader(42, 7, -9999), frame[4:], 16
+        )
+    assert outcome_of(client, request, -9999, frame) is None

@@ -14,7 +14,7 @@ import pytest
 
 from kazoo_seqthreading import SequentialThreadingHandler
 from kazoo_seqthreading._monitor import Watch, Watchdog, report
-from kazoo_seqthreading._stats import Tally
+from kazoo_seqthreading._stats import QueueCounters
 from kazoo_seqthreading._worker import Worker
 from tests.concurrency import LIMIT, RAISED, Gate, in_thread, make_exception
 from tests.internals import link_inline, run_as_connection
@@ -60,7 +60,11 @@ def make_worker() -> Iterator[MakeWorker]:
     workers: list[Worker] = []
 
     def make(name: str = "kazoo-seqthreading-test", **options: Any) -> Worker:
-        defaults = {"when_closed": print, "tally": Tally(), "on_busy": nothing}
+        defaults = {
+            "when_closed": print,
+            "counters": QueueCounters(),
+            "on_busy": nothing,
+        }
         worker = Worker(name, changed, **{**defaults, **options})
         worker.start()
         workers.append(worker)
@@ -217,7 +221,7 @@ def test_callback_that_comes_as_the_monitor_looks_away(
 ) -> None:
     """The worker finds it before it has slept."""
 
-    class Finishing(Tally):
+    class Finishing(QueueCounters):
         def count(self, waited: float, took: float) -> None:
             super().count(waited, took)
             if self.run == 1:
@@ -226,7 +230,7 @@ def test_callback_that_comes_as_the_monitor_looks_away(
 
     workers: list[Worker] = []
     watchdog = Watchdog(lambda: workers, 0.05)
-    workers.append(make_worker(tally=Finishing(), on_busy=watchdog.arm))
+    workers.append(make_worker(counters=Finishing(), on_busy=watchdog.arm))
     with Gate() as inside:
         workers[0].put(nothing)
         inside.wait_entered()

@@ -23,7 +23,7 @@ from kazoo.protocol.states import Callback
 
 from kazoo_seqthreading import AsyncResult, SequentialThreadingHandler, TimeoutError
 from kazoo_seqthreading._connection import Connection
-from kazoo_seqthreading._stats import Tally
+from kazoo_seqthreading._stats import QueueCounters
 from kazoo_seqthreading._tls import Codec
 from kazoo_seqthreading._worker import Worker
 from tests.concurrency import LIMIT, Gate, frequent_switches, together
@@ -282,7 +282,7 @@ def test_whatever_is_put_runs_once_or_is_handed_over_once(
         "kazoo-seqthreading-test",
         changed,
         when_closed=handed.append,
-        tally=Tally(),
+        counters=QueueCounters(),
         on_busy=lambda: None,
     )
     worker.start()

@@ -13,8 +13,8 @@ import pytest
 from kazoo_seqthreading import SequentialThreadingHandler
 from kazoo_seqthreading._round_trips import (
     BOUNDS,
-    MARK_EVERY,
-    SAMPLE_EVERY,
+    MARK_INTERVAL,
+    SAMPLE_INTERVAL,
     RoundTripCounters,
     Sampler,
     total_round_trips,
@@ -69,13 +69,13 @@ def test_xids_begin_anew() -> None:
 def test_not_more_often_than_is_said() -> None:
     sampler, _ = make_sampler()
     sampler.sent(pending(1), 10.0)
-    assert sampler.due == 10.0 + SAMPLE_EVERY
+    assert sampler.due == 10.0 + SAMPLE_INTERVAL
 
 
 def test_when_a_request_was_sent() -> None:
     sampler, _ = make_sampler()
     assert sampler.sent_since(1) == 0.0
-    for xid, now in ((1, 10.0), (5, 10.0 + MARK_EVERY / 2), (9, 10.1)):
+    for xid, now in ((1, 10.0), (5, 10.0 + MARK_INTERVAL / 2), (9, 10.1)):
         sampler.sent(pending(1, xid), now)
     assert sampler.sent_since(1) == 10.0
     assert 10.0 <= sampler.sent_since(5) <= 10.1
@@ -137,7 +137,7 @@ def test_what_kazoo_does_with_replies_is_our_part(client: Any) -> None:
 
     client.exists("/")
     client._connection._read_response = slow
-    time.sleep(SAMPLE_EVERY)
+    time.sleep(SAMPLE_INTERVAL)
     client.exists("/")
     wait_until(lambda: longest(client, "client") >= 0.2)
     assert longest(client, "server") < longest(client, "client")

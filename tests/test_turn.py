@@ -24,7 +24,7 @@ from kazoo.exceptions import (
     SessionExpiredError,
 )
 
-from kazoo_seqthreading import TimeoutError, _turn
+from kazoo_seqthreading import TimeoutError, _steps, _turn
 from tests.background import in_background
 from tests.concurrency import LIMIT, interrupt, together
 from tests.internals import core_of
@@ -32,9 +32,9 @@ from tests.interrupts import Where, interrupt_everywhere
 from tests.support import MakeClient, wait_until
 from tests.zookeeper import ZooKeeper
 
-pytestmark = [
-    pytest.mark.skipif(not _turn.SUPPORTED, reason="for CPython on Linux"),
-]
+pytestmark = pytest.mark.skipif(
+    not (_turn.SUPPORTED and _steps.ENABLED), reason="for CPython on Linux"
+)
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def wait_until_asleep(client: Any) -> None:
         return turn is not None and not busy and bool(turn._tokens)
 
     wait_until(is_asleep)
-    turn_of(client)._rest = 0  # two threads may have made requests at once
+    turn_of(client)._backoff = 0  # two threads may have made requests at once
 
 
 @contextmanager
@@ -330,7 +330,7 @@ def test_threads_that_wait_are_served_in_turn(client: Any, threads: int) -> None
             counts[index] += 1
 
     together(*(partial(work, index) for index in range(threads)))
-    assert min(counts) > 0.2 * max(counts)
+    assert min(counts) > 0.1 * max(counts)
 
 
 def test_reader_sees_what_another_thread_has_written(client: Any) -> None:
@@ -440,7 +440,9 @@ def test_signal_handler_that_blocks_holds_up_nobody(
     client.get("/node", watch=lambda event: watched.set())
 
     def block() -> None:
-        assert led_by(client)
+        if not led_by(client):
+            on_alarm(block)
+            return
         resume()
         other.set("/node", b"data")
         assert watched.wait(LIMIT)
@@ -471,8 +473,8 @@ def test_signal_handler_that_raises(
     wait_until_asleep(client)
     with suspended(own_server):
         result = client.get_async("/node")
-        on_alarm(alarm)
         with pytest.raises(Alarm):
+            on_alarm(alarm)
             result.get()
         assert not result.ready()
     assert in_background(result.get).result(LIMIT)[0] == b"data"

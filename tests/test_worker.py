@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kazoo_seqthreading._callbacks import run_isolated
-from kazoo_seqthreading._stats import Tally
+from kazoo_seqthreading._stats import QueueCounters
 from kazoo_seqthreading._worker import Worker
 from tests.background import in_background
 from tests.concurrency import (
@@ -47,7 +47,7 @@ class Workers:
         worker = Worker(
             f"kazoo-seqthreading-test-{len(self.made)}",
             self.changed,
-            tally=Tally(),
+            counters=QueueCounters(),
             predecessors=predecessors,
             **options,
         )
@@ -534,10 +534,10 @@ def test_abandoned_worker_counts_nothing_more(workers: Workers) -> None:
         worker.put(inside)
         inside.wait_entered()
         worker.close()
-        tally = worker._tally
+        counters = worker._counters
         worker.abandon()
     workers.wait_ended(worker)
-    assert tally.run == 0
+    assert counters.run == 0
     assert worker.stats().runs == 1
 
 

@@ -23,6 +23,8 @@ from tests.support import ROOT
 #: Well below the time between two heartbeats.
 SECONDS = 3.0
 TIMEOUT = 30.0
+#: After so many seconds without work, background threads have ended.
+SETTLE_SECONDS = 5.0
 
 SYSTEM_CALLS, SWITCHES = "system calls", "context switches"
 
@@ -115,6 +117,7 @@ def main() -> None:
     client.start()
     try:
         client.exists("/")
+        time.sleep(SETTLE_SECONDS)
         print("idle", flush=True)
         sys.stdin.read()
     finally:

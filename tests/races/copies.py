@@ -65,7 +65,7 @@ def _fork() -> types.ModuleType:
     module.__dict__.update(
         generation=real.generation,
         register=lambda obj: None,
-        in_child=lambda function: function,
+        run_in_child=lambda function: function,
     )
     return module
 

@@ -141,7 +141,7 @@ def test_finds_every_result(places: str) -> None:
 
         threads = [program(*one) for one in enumerate(programs)]
         results = every_result(programs)
-        explored = explore(Memory, threads, note)
+        explored = explore(Memory, threads, note, seconds=60.0)
         if "deadlock" in results:
             assert explored.failure is not None, programs
             assert explored.failure.startswith("deadlock")

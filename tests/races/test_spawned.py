@@ -50,7 +50,7 @@ def spawn(*names: str) -> Callable[[Spawning], None]:
 
 @finds(
     ("_spawned", "            self._start_first()\n", "            pass\n"),
-    ("_spawned", "setdefault(None, me) is me", "get(None) is None"),
+    ("_spawned", "setdefault(None, token) is token", "get(None) is None"),
 )
 def test_two_spawn(explore: Explore) -> None:
     explore(

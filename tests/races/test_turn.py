@@ -97,7 +97,7 @@ class Served:
         self.finished = doubles.tracked([])
         self.results: list[Any] = []
         copy._turn._transmit, copy._turn._receive = wire.send, wire.recv
-        copy._turn.select = SimpleNamespace(poll=lambda: wire, POLLIN=1)
+        copy._turn._make_poller = lambda: wire
         copy._turn.sleep = self.wait_for_token
         copy._turn._is_interrupt = lambda error: False
         self.client = SimpleNamespace(
@@ -107,7 +107,7 @@ class Served:
             client=self.client, logger=logging.Logger("", logging.INFO), _xid=0
         )
         self.connections = SimpleNamespace(
-            caller_traffic=copy._stats.Traffic(), latest_turn=None
+            caller_traffic=copy._stats.TrafficCounters(), latest_turn=None
         )
         thread = SimpleNamespace(
             connection=handler, owner=self.connections, on_request=int
@@ -131,7 +131,7 @@ class Served:
     def note_request(self, now: float) -> None:
         pass
 
-    def give_up(self) -> None:
+    def abort(self) -> None:
         raise AssertionError("given up")
 
     def suspend_polling(self) -> None:

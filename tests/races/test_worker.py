@@ -24,7 +24,7 @@ class Working:
             when_closed=lambda callback: self.handed_back.append(
                 callback.keywords["name"]
             ),
-            tally=copy._stats.Tally(),
+            counters=copy._stats.QueueCounters(),
             on_busy=lambda: None,
         )
         self.worker.accept()
@@ -141,7 +141,7 @@ class Following(Working):
             "worker",
             self.worker._changed,
             when_closed=self.handed_back.append,
-            tally=copy._stats.Tally(),
+            counters=copy._stats.QueueCounters(),
             on_busy=lambda: None,
             predecessors=[self.worker],
         )
