@@ -63,6 +63,7 @@ Applications on gevent or eventlet use kazoo's own handlers for these:
 
 from __future__ import annotations
 
+from types import FunctionType
 from typing import get_type_hints
 
 from ._disconnects import Disconnect
@@ -98,6 +99,9 @@ def _make_public(cls: type[object]) -> None:
     # Annotations are resolved first, as their names are those of its own module.
     cls.__annotations__ = get_type_hints(cls)
     cls.__module__ = __name__
+    for value in vars(cls).values():
+        if isinstance(value, FunctionType):
+            value.__module__ = __name__
 
 
 for _class in (

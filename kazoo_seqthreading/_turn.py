@@ -41,6 +41,7 @@ leader has come in the meantime.
 
 from __future__ import annotations
 
+import io
 import select
 import socket
 import sys
@@ -68,7 +69,7 @@ if TYPE_CHECKING:
 #: Transactions are C calls in CPython alone, and polling needs what Linux has.
 SUPPORTED = sys.implementation.name == "cpython" and hasattr(select, "epoll")
 
-#: Maximum number of bytes to read with one ``recv``.
+#: Maximum number of bytes to read at once.
 RECEIVE_SIZE = 65536
 #: After two threads have made requests at once, so many calls are not made directly.
 BACKOFF_CALLS = 64
@@ -81,7 +82,6 @@ TOKEN_TIMEOUT = 1.0
 # Saved at import, as gevent may remove some of them later.
 _make_poller: Any = getattr(select, "poll", None)
 _READABLE = getattr(select, "POLLIN", 0)
-_receive = socket.socket.recv
 _transmit = socket.socket.send
 _call: Any = partial.__call__
 _consume = deque[Any](maxlen=0).extend
@@ -105,6 +105,9 @@ class Turn:
         self._client_state = vars(handler.client)
         self._logger: Any = handler.logger
         self._sock = sock
+        # Unlike recv() it does not raise when nothing is there. An exception in a
+        # transaction, and a signal handler at the same time, would hold the token.
+        self._receive = io.FileIO(sock.fileno(), closefd=False).read
         self._channel = channel
         self._traffic = self._owner.caller_traffic
         self._on_request = thread.on_request
@@ -381,12 +384,13 @@ class Turn:
             token = self._tokens[0]
         except IndexError:
             return False
-        data_there = map(partial(_receive, self._sock), (RECEIVE_SIZE,))
+        # Nothing is None, the end b"": the connection thread will see that itself.
+        data_there = filter(None, map(self._receive, (RECEIVE_SIZE,)))
         try:
             if not self._transact(token, partial(received.extend, data_there)):
                 return False
-        except _StepFailed as failed:
-            return isinstance(failed.__cause__, BlockingIOError)
+        except _StepFailed:
+            return False
         try:
             token = self._tokens[0]
             data = received[0]

@@ -145,7 +145,9 @@ def test_lost_connection(
     with pytest.raises(patroni.ZooKeeperError):
         dcs.get_cluster()
     server.start()
-    wait_until(lambda: states == ["SUSPENDED", "CONNECTED"])
+    # A server that starts may accept a connection and never answer: kazoo waits for
+    # as long as for a session, 20 s, and tries again.
+    wait_until(lambda: states == ["SUSPENDED", "CONNECTED"], 45.0)
     assert dcs.get_cluster().leader.name == "one"
     assert dcs._client.client_id == session
     assert dcs.set_config_value("{}")

@@ -47,10 +47,10 @@ class Wire:
         self.state = {**self.state, "socket": 1}
         return len(data)
 
-    def recv(self, *_: object) -> bytes:
+    def recv(self, *_: object) -> Optional[bytes]:
         access(self, writes=True, what="receives from")
         if not self.replies:
-            raise BlockingIOError("nothing is there")
+            return None
         data = b"".join(self.replies)
         self.replies.clear()
         self.state = {**self.state, "socket": 0}
@@ -96,7 +96,7 @@ class Served:
         self.wire = wire = Wire()
         self.finished = doubles.tracked([])
         self.results: list[Any] = []
-        copy._turn._transmit, copy._turn._receive = wire.send, wire.recv
+        copy._turn._transmit = wire.send
         copy._turn._make_poller = lambda: wire
         copy._turn.sleep = self.wait_for_token
         copy._turn._is_interrupt = lambda error: False
@@ -115,7 +115,7 @@ class Served:
         # what the turn asks of its socket, of its channel, and a result of its handler
         self.writer = SimpleNamespace(fileno=lambda: CALLER_END)
         self.turn = copy._turn.Turn(thread, self, self)
-        self.turn._tokens = Tokens()
+        self.turn._tokens, self.turn._receive = Tokens(), wire.recv
         self._kazoo_seqthreading = self
 
     def wait_for_token(self, _: float) -> None:
@@ -195,8 +195,8 @@ class Served:
         self.read(self.turn.claim(displaced=False))
         self.resume_polling()
 
-    def read(self, data: bytes) -> None:
-        for _ in range(len(data) // 20):
+    def read(self, data: Optional[bytes]) -> None:
+        for _ in range(len(data or b"") // 20):
             _, result, _ = self.client._pending.popleft()
             result.set(True)
 
