@@ -518,6 +518,8 @@ class Connection(socket.socket):
         finally:
             wakeup.end_sleep()
             data = turn.claim(displaced=woken)
+            if turn.is_due():
+                self.sampler.adopt(turn.xid, turn.sent_at)
             if data:
                 self._split(data)
 

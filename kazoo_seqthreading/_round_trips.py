@@ -134,6 +134,17 @@ class Sampler:
             self.xid, self._sent_at = xid, now
         self.mark(oldest, xid, now)
 
+    def adopt(self, xid: int, sent_at: float) -> None:
+        """Sample a request that a caller has sent, if a sample is due."""
+        if sent_at >= self.due and not (self.xid or self.received_at):
+            self.due = sent_at + SAMPLE_INTERVAL
+            self.xid, self._sent_at = xid, sent_at
+
+    def drop(self, xid: int) -> None:
+        """Do not sample *xid*: its caller has read the reply."""
+        if self.xid == xid:
+            self.xid = 0
+
     def mark(self, oldest: int, xid: int, now: float) -> None:
         """Record when *xid* was sent; may be called by any thread.
 
@@ -152,7 +163,7 @@ class Sampler:
 
     def received(self, xid: int, now: float) -> None:
         """Record that replies up to *xid* were received."""
-        if not _is_before(xid, self.xid):
+        if self.xid and not _is_before(xid, self.xid):
             self.xid, self.received_at = 0, now
             for counters in self._counters:
                 counters.server.add(now - self._sent_at)

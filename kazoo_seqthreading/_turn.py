@@ -315,7 +315,7 @@ class Turn:
         :param is_ready: tells whether the result is ready
         :param timeout: in seconds; negative for no limit
         """
-        if not self._tokens or not self._is_due():
+        if not self._tokens or not self.is_due():
             return
         leaders = self._leaders
         reference = weakref.ref(leader, leaders.discard)
@@ -331,7 +331,7 @@ class Turn:
             if self._received or self._completed or self._client._queue:
                 self._channel.wake_connection_thread()
 
-    def _is_due(self) -> bool:
+    def is_due(self) -> bool:
         """Return whether the next reply is for a request that a caller has sent."""
         try:
             return bool(self._client._pending[0][2] == self.xid)
@@ -360,7 +360,7 @@ class Turn:
             poller.register(fd, _READABLE)
         deadline = None if timeout < 0 else monotonic() + timeout
         remaining = None
-        while not is_ready() and self._is_due():
+        while not is_ready() and self.is_due():
             if deadline is not None:
                 remaining = deadline - monotonic()
                 if remaining <= 0:
@@ -415,6 +415,7 @@ class Turn:
         if not self._transact(token, *steps):
             return False
         now = self._sock.heard_at = monotonic()
+        self._sock.sampler.drop(xid)
         traffic = self._traffic
         traffic.receives += 1
         traffic.replies += 1

@@ -58,6 +58,21 @@ def test_one_sample_at_a_time() -> None:
     assert (sampler.xid, sampler.received_at) == (0, 0.0)
 
 
+def test_a_request_that_a_caller_has_sent() -> None:
+    sampler, counters = make_sampler()
+    sampler.adopt(7, 10.0)
+    sampler.adopt(8, 10.0 + SAMPLE_INTERVAL)  # not before the other one is answered
+    sampler.received(7, 10.5)
+    sampler.processed(10.5)
+    assert total_round_trips([counters]).server.sum_seconds == 0.5
+    sampler.adopt(9, 10.5 + SAMPLE_INTERVAL / 2)
+    assert sampler.xid == 9
+    sampler.adopt(10, 10.5 + SAMPLE_INTERVAL)
+    sampler.drop(9)  # its caller has read the reply
+    sampler.received(11, 20.0)
+    assert total_round_trips([counters]).server.count == 1
+
+
 def test_xids_begin_anew() -> None:
     """kazoo counts to 2147483647, and on with 1."""
     sampler, counters = make_sampler()

@@ -127,6 +127,7 @@ class Served:
         return SOCKET
 
     heard_at = 0.0
+    sampler = SimpleNamespace(drop=lambda xid: None)
 
     def note_request(self, now: float) -> None:
         pass
