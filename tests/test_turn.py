@@ -6,6 +6,7 @@ it in ``poll``, with the socket, while the connection thread sleeps.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import signal
@@ -37,13 +38,27 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture
-def client(make_client: MakeClient, own_server: ZooKeeper) -> Any:
-    client = make_client(hosts=own_server.hosts, timeout=4.0)
+#: Of a session that is to end soon; a heartbeat is due after a third of it. It takes
+#: the connection from callers for a moment, so other sessions have none.
+SHORT = 4.0
+
+
+def make(make_client: MakeClient, server: ZooKeeper, timeout: float) -> Any:
+    client = make_client(hosts=server.hosts, timeout=timeout)
     client.start()
     client.delete("/node", recursive=True)
     client.create("/node", b"data")
     return client
+
+
+@pytest.fixture
+def client(make_client: MakeClient, own_server: ZooKeeper) -> Any:
+    return make(make_client, own_server, 60.0)
+
+
+@pytest.fixture
+def short_client(make_client: MakeClient, own_server: ZooKeeper) -> Any:
+    return make(make_client, own_server, SHORT)
 
 
 @contextmanager
@@ -255,8 +270,9 @@ def test_watch_event_comes_while_a_caller_waits(
 
 
 def test_silent_server_costs_no_cpu_and_is_noticed(
-    client: Any, own_server: ZooKeeper
+    short_client: Any, own_server: ZooKeeper
 ) -> None:
+    client = short_client
     with leading(client, own_server) as future:
         cpu, begun = time.process_time(), time.monotonic()
         with pytest.raises((ConnectionLoss, SessionExpiredError)):
@@ -267,12 +283,13 @@ def test_silent_server_costs_no_cpu_and_is_noticed(
 
 
 def test_heartbeats_go_on_while_a_caller_waits(
-    client: Any, own_server: ZooKeeper
+    short_client: Any, own_server: ZooKeeper
 ) -> None:
     """And what another thread asks meanwhile."""
+    client = short_client
     session = client.client_id
     wait_until_asleep(client)
-    deadline = time.monotonic() + 1.5 * 4.0  # more than the session's time-out
+    deadline = time.monotonic() + 1.5 * SHORT  # more than the session's time-out
     while time.monotonic() < deadline:
         assert client.get("/node")[0] == b"data"
     assert client.client_id == session
@@ -288,7 +305,8 @@ def test_socket_that_another_thread_closes(client: Any, own_server: ZooKeeper) -
     assert client.get("/node")[0] == b"data"
 
 
-def test_server_that_is_killed(client: Any, own_server: ZooKeeper) -> None:
+def test_server_that_is_killed(short_client: Any, own_server: ZooKeeper) -> None:
+    client = short_client
     (node,) = own_server.nodes
     with leading(client, own_server) as future:
         node.kill()
@@ -430,10 +448,12 @@ def on_alarm() -> Iterator[Callable[[Callable[[], Any]], None]]:
 
 
 def test_signal_handler_that_blocks_holds_up_nobody(
-    client: Any, own_server: ZooKeeper, make_client: MakeClient, on_alarm: Any
+    short_client: Any, own_server: ZooKeeper, make_client: MakeClient, on_alarm: Any
 ) -> None:
     """Others' requests, watch events and heartbeats go on; so does its own request."""
+    client = short_client
     session, called = client.client_id, list[Any]()
+    attempts = itertools.count()
     other = make_client(hosts=own_server.hosts)
     other.start()
     watched = threading.Event()
@@ -441,6 +461,7 @@ def test_signal_handler_that_blocks_holds_up_nobody(
 
     def block() -> None:
         if not led_by(client):
+            assert next(attempts) < 50
             on_alarm(block)
             return
         resume()
@@ -448,7 +469,7 @@ def test_signal_handler_that_blocks_holds_up_nobody(
         assert watched.wait(LIMIT)
         assert in_background(client.get, "/node").result(LIMIT)[0] == b"data"
         assert client.get("/node")[0] == b"data"
-        time.sleep(1.5 * 4.0)  # the session's time-out
+        time.sleep(1.5 * SHORT)  # the session's time-out
         called.append(client.get("/node")[0])
 
     wait_until_asleep(client)
