@@ -405,8 +405,9 @@ class Connection(socket.socket):
         while True:
             if self._closed_by is not None:
                 raise _closed()
-            if self._steps is not None and wakeup is not None:
-                self._take_steps(self._steps, wakeup.client._queue)
+            steps = self._steps
+            if steps is not None and wakeup is not None and steps.allowed():
+                self._take_steps(steps, wakeup.client._queue)
             if self.sampler.received_at and self._read_pos == self._frames_end:
                 self.sampler.processed(monotonic())
             ready = self._ready(wakeup)

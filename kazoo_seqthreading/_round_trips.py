@@ -139,6 +139,7 @@ class Sampler:
         if sent_at >= self.due and not (self.xid or self.received_at):
             self.due = sent_at + SAMPLE_INTERVAL
             self.xid, self._sent_at = xid, sent_at
+            self.mark(xid, xid, sent_at)
 
     def drop(self, xid: int) -> None:
         """Do not sample *xid*: its caller has read the reply."""

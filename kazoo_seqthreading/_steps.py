@@ -48,6 +48,11 @@ class Steps:
     def __init__(self, connection: ConnectionHandler) -> None:
         self._connection: Any = connection
         self._client: Any = connection.client
+        self._handler_state = vars(connection.handler)
+
+    def allowed(self) -> bool:
+        """Return whether the handler's ``select`` has not been replaced meanwhile."""
+        return "select" not in self._handler_state
 
     def send(self) -> bool:
         """Send the next request; return ``False`` if it is not an ordinary one."""

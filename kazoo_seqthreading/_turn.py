@@ -101,6 +101,7 @@ class Turn:
         handler, self._owner = thread.connection, thread.owner
         self._handler_state = vars(handler)
         self._attributes = len(self._handler_state)
+        self._steps_allowed: Any = thread.steps.allowed  # type: ignore[union-attr]
         self._client: Any = handler.client
         self._client_state = vars(handler.client)
         self._logger: Any = handler.logger
@@ -231,6 +232,7 @@ class Turn:
             pending
             or len(queue) > 1
             or len(self._handler_state) != self._attributes  # a method was replaced
+            or not self._steps_allowed()
             or not _is_direct(request, result)
             or type(logger) is not Logger
             or logger.isEnabledFor(DEBUG)

@@ -132,6 +132,23 @@ def test_select_of_a_subclass_is_called(
     assert len(calls) > 100
 
 
+def test_select_of_an_instance_that_is_replaced_later(client: Any) -> None:
+    """As kazoo's own tests do, to simulate time-outs."""
+    select, asked = client.handler.select, list[Any]()
+
+    def note(*args: Any) -> Any:
+        asked.append(args)
+        return select(*args)
+
+    client.handler.select = note
+    try:
+        use(client)
+    finally:
+        del client.handler.select
+    assert len(asked) > 100
+    use(client)
+
+
 def test_switch(hosts: str) -> None:
     """With it, kazoo goes around its loop."""
     program = """

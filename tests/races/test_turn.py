@@ -110,7 +110,10 @@ class Served:
             caller_traffic=copy._stats.TrafficCounters(), latest_turn=None
         )
         thread = SimpleNamespace(
-            connection=handler, owner=self.connections, on_request=int
+            connection=handler,
+            owner=self.connections,
+            on_request=int,
+            steps=SimpleNamespace(allowed=lambda: True),
         )
         # what the turn asks of its socket, of its channel, and a result of its handler
         self.writer = SimpleNamespace(fileno=lambda: CALLER_END)
