@@ -58,6 +58,8 @@ from struct import Struct
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Optional, Union
 
+from kazoo.protocol.connection import PING_XID, WATCH_XID
+
 from . import _fork, _select
 from ._batch import flush_batch, start_batch
 from ._connection_threads import current_connection_thread
@@ -97,8 +99,6 @@ MIN_FRAME = 16
 MAX_FRAME = 1 << 28
 
 _length_and_xid = Struct("!ii").unpack_from
-_WATCH_EVENT = -1  # the xid of the only frame that is not a reply
-_PING = -2
 _log = logging.getLogger("kazoo_seqthreading.connection")
 
 
@@ -271,7 +271,7 @@ class Connection(socket.socket):
         self._unsent_size += len(data)
         if not self._client._pending:
             self._waits_since = monotonic()
-        if len(data) >= 8 and _length_and_xid(data)[1] == _PING:
+        if len(data) >= 8 and _length_and_xid(data)[1] == PING_XID:
             self.facts.ping_at = monotonic()
         return len(data)
 
@@ -287,10 +287,7 @@ class Connection(socket.socket):
         """Close the connection; unsent data is dropped."""
         self.facts.closed(self)
         self._closed_by = threading.get_ident()
-        try:
-            self.shutdown(socket.SHUT_RDWR)  # wakes the threads that poll
-        except OSError:
-            pass  # not connected any more
+        self.abort()  # wakes the threads that poll
         if self._owner in (None, self._closed_by):
             if self._turn is None:
                 self._release()
@@ -416,9 +413,8 @@ class Connection(socket.socket):
             now = monotonic()
             remaining = None if deadline is None else deadline - now
             if remaining is not None and remaining <= 0 and self.sent_at > began:
-                remaining = (
-                    self.sent_at + self.interval - now
-                )  # a request serves as a heartbeat
+                # A request serves as a heartbeat.
+                remaining = self.sent_at + self.interval - now
             if remaining is not None and remaining <= 0:
                 if self._steps is not None and self.heard_at > began:
                     self._steps.clear_outstanding_ping()
@@ -519,8 +515,6 @@ class Connection(socket.socket):
         finally:
             wakeup.end_sleep()
             data = turn.claim(displaced=woken)
-            if turn.is_due():
-                self.sampler.adopt(turn.xid, turn.sent_at)
             if data:
                 self._split(data)
 
@@ -572,7 +566,6 @@ class Connection(socket.socket):
             self.facts.note_end(self, "closed", None)
         else:
             self.heard_at = monotonic()
-        self._traffic.receives += 1
         self._traffic.bytes_in += len(data)
         if self._codec is not None:
             data, ended = self._codec.decrypt(data)
@@ -607,7 +600,7 @@ class Connection(socket.socket):
                 self._bytes_needed = 4 + length
                 break
             end += 4 + length
-            if xid != _WATCH_EVENT:
+            if xid != WATCH_XID:  # every other frame is a reply
                 answers += 1
             if xid > 0:
                 last = xid
@@ -632,11 +625,11 @@ class Connection(socket.socket):
                 sent = _transmit(self, unsent)
             except BlockingIOError:
                 sent = 0
-            self._traffic.sends += 1
             self._traffic.bytes_out += sent
             now = self.sent_at = monotonic()
-            if self.framed and now >= self.sampler.due:
-                self.sampler.sent(self._client._pending, now)
+            if self.framed and now >= self.sampler.due and self._client._pending:
+                pending = self._client._pending
+                self.sampler.sent(pending[0][2], pending[-1][2], now)
             if sent < len(unsent):
                 self._unsent = unsent[sent:]
                 self._unsent_size = len(self._unsent) + sum(map(len, self._send_queue))
@@ -680,15 +673,7 @@ class Connection(socket.socket):
 
     def sent_since(self, xid: int) -> float:
         """Return when the request *xid* was sent."""
-        turn = self._turn
-        if turn is not None and turn.xid == xid:
-            return turn.sent_at
         return self.sampler.sent_since(xid)
-
-    def all_round_trips(self) -> list[RoundTripCounters]:
-        """Return the samples of the connection thread and of callers."""
-        turn = self._turn
-        return [self.round_trips, *([] if turn is None else [turn.round_trips])]
 
     def oldest_unanswered(self, now: float) -> float:
         """Return how long the oldest unanswered request has waited, in seconds."""

@@ -285,9 +285,8 @@ class History:
         # The session:
         self._session_id = 0
         self._session_timeout = 0.0
-        self._lost: Optional[Disconnect] = (
-            None  # the first one since the last connection
-        )
+        # The first one since the last connection:
+        self._lost: Optional[Disconnect] = None
         self._lost_at = self._heard_at = monotonic()
 
     # -- events ------------------------------------------------------------------------

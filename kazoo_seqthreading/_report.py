@@ -49,9 +49,8 @@ def make_report(core: Core) -> str:
     for section in sections:
         try:
             lines.extend(section())
-        except (
-            Exception
-        ) as error:  # an unexpected version of kazoo: go on with the rest
+        except Exception as error:
+            # An unexpected version of kazoo: go on with the rest.
             lines.append(f"  ({type(error).__name__}: {error})")
     return "\n".join(lines) + "\n"
 

@@ -105,7 +105,10 @@ def _total(parts: list[_Durations]) -> Histogram:
 
 
 class Sampler:
-    """Samples the requests of a connection, in its thread.
+    """Samples the requests of a connection.
+
+    Whoever has the turn calls it: the connection thread, or a caller. Two calls at the
+    same time may cost a sample.
 
     :param counters: where the durations are counted
     :param on_request: called when requests were sent, once per ``MARK_INTERVAL``
@@ -114,7 +117,7 @@ class Sampler:
     def __init__(
         self, counters: list[RoundTripCounters], on_request: Callable[[], Any]
     ) -> None:
-        self.due = 0.0  #: the time from which :meth:`sent` is called
+        self.due = 0.0  #: the time from which :meth:`sent` is to be called
         self.xid = 0  #: the xid of the sampled request, if there is one
         self.received_at = 0.0  #: when its reply came, until :meth:`processed`
         self._counters = counters
@@ -123,34 +126,14 @@ class Sampler:
         #: Pairs of an xid and the time when it was the last one sent.
         self._marks: deque[tuple[int, float]] = deque()
 
-    def sent(self, pending: deque[tuple[Any, Any, int]], now: float) -> None:
-        """Record that requests were sent, the last of them the last one *pending*."""
-        self.due = now + SAMPLE_INTERVAL
-        try:
-            oldest, xid = pending[0][2], pending[-1][2]
-        except IndexError:
-            return
-        if xid > 0 and not (self.xid or self.received_at):
-            self.xid, self._sent_at = xid, now
-        self.mark(oldest, xid, now)
-
-    def adopt(self, xid: int, sent_at: float) -> None:
-        """Sample a request that a caller has sent, if a sample is due."""
-        if sent_at >= self.due and not (self.xid or self.received_at):
-            self.due = sent_at + SAMPLE_INTERVAL
-            self.xid, self._sent_at = xid, sent_at
-            self.mark(xid, xid, sent_at)
-
-    def drop(self, xid: int) -> None:
-        """Do not sample *xid*: its caller has read the reply."""
-        if self.xid == xid:
-            self.xid = 0
-
-    def mark(self, oldest: int, xid: int, now: float) -> None:
-        """Record when *xid* was sent; may be called by any thread.
+    def sent(self, oldest: int, xid: int, now: float) -> None:
+        """Record that requests are sent, *xid* being the last of them.
 
         :param oldest: the xid of the oldest unanswered request
         """
+        self.due = now + SAMPLE_INTERVAL
+        if xid > 0 and not (self.xid or self.received_at):
+            self.xid, self._sent_at = xid, now
         marks = self._marks
         try:
             if now - marks[-1][1] < MARK_INTERVAL:
@@ -171,9 +154,10 @@ class Sampler:
 
     def processed(self, now: float) -> None:
         """Record that the results of all received replies were set."""
-        for counters in self._counters:
-            counters.client.add(now - self.received_at)
-        self.received_at = 0.0
+        received_at, self.received_at = self.received_at, 0.0
+        if received_at:
+            for counters in self._counters:
+                counters.client.add(now - received_at)
 
     def sent_since(self, xid: int) -> float:
         """Return when the unanswered request *xid* was sent, 0 if it was not."""

@@ -117,7 +117,7 @@ def _by_poll(
     )
     while True:
         left = None if deadline is None else max(0.0, deadline - monotonic())
-        happened = dict(poller.poll(_milliseconds(left)))
+        happened = dict(poller.poll(milliseconds(left)))
         for fd, events in happened.items():
             if events & _system.POLLNVAL:
                 raise OSError(errno.EBADF, f"descriptor {fd} is closed")
@@ -131,7 +131,7 @@ def _by_poll(
             poller.unregister(fd)
 
 
-def _milliseconds(timeout: Optional[float]) -> Optional[float]:
+def milliseconds(timeout: Optional[float]) -> Optional[float]:
     """Return *timeout* in milliseconds for ``poll``, limited to 24 days."""
     return None if timeout is None else min(timeout * 1000, 0x7FFFFFFF)
 
@@ -213,7 +213,7 @@ class PollPoller(Poller):
 
     def _poll(self, timeout: Optional[float]) -> tuple[bool, bool]:
         readable = woken = False
-        for fd, events in self._object.poll(_milliseconds(timeout)):
+        for fd, events in self._object.poll(milliseconds(timeout)):
             if events & _system.POLLNVAL:
                 raise OSError(errno.EBADF, f"descriptor {fd} is closed")
             if fd != self._fd:

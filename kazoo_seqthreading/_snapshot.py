@@ -62,5 +62,5 @@ def _connection_stats(thread: ConnectionThread) -> ConnectionStats | None:
         unheard_seconds=now - connection.heard_at,
         requests_unanswered=connection.unanswered(),
         oldest_unanswered_seconds=connection.oldest_unanswered(now),
-        round_trips=total_round_trips(connection.all_round_trips()),
+        round_trips=total_round_trips([connection.round_trips]),
     )

@@ -133,7 +133,6 @@ class TrafficCounters:
 
     def __init__(self) -> None:
         self.bytes_in = self.bytes_out = 0
-        self.receives = self.sends = 0
         self.requests = self.replies = 0
         self.wake_ups = 0
         self.connections_made = self.connections_failed = 0

@@ -20,6 +20,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, Any, Optional
 
 from kazoo.exceptions import EXCEPTIONS
+from kazoo.protocol.connection import AUTH_XID, WATCH_XID
 from kazoo.protocol.serialization import Exists, ReplyHeader, Transaction
 
 from ._kazoo import ORDINARY, methods_are_known
@@ -34,8 +35,6 @@ ENABLED = os.environ.get("KAZOO_SEQTHREADING_STEPS") != "0"
 length_and_header = Struct("!iiqi").unpack_from
 HEADER_SIZE = 20
 _length_xid_type = Struct("!iii").pack
-_WATCH_EVENT = -1  # the xid of a watch event
-_AUTH = -4  # the xid of a reply to an authentication
 _NO_NODE = -101
 
 
@@ -69,7 +68,7 @@ class Steps:
         length, xid, zxid, err = length_and_header(frames, offset)
         end: int = offset + 4 + length
         frame = frames[offset + 4 : end]
-        if xid == _WATCH_EVENT:
+        if xid == WATCH_XID:
             self._connection._read_watch_event(frame, HEADER_SIZE - 4)
             return end
         if xid < 0:
@@ -106,7 +105,7 @@ def check_expected(pending: Any, xid: int) -> None:
 
     :param pending: the client's requests that wait for a reply
     """
-    if (xid > 0 or xid == _AUTH) and not (pending and pending[0][2] == xid):
+    if (xid > 0 or xid == AUTH_XID) and not (pending and pending[0][2] == xid):
         raise OSError(errno.EPROTO, f"nothing asked for reply {xid}")
 
 

@@ -57,7 +57,7 @@ from typing import TYPE_CHECKING, Any, Optional
 from . import _fork
 from ._kazoo import ORDINARY
 from ._result import AsyncResult
-from ._round_trips import SAMPLE_INTERVAL, RoundTripCounters
+from ._select import milliseconds
 from ._steps import HEADER_SIZE, frame_of, length_and_header, outcome_of
 from ._waiting import interrupts
 
@@ -111,9 +111,6 @@ class Turn:
         self._receive = io.FileIO(sock.fileno(), closefd=False).read
         self._channel = channel
         self._traffic = self._owner.caller_traffic
-        self._on_request = thread.on_request
-        self._sample_due = 0.0
-        self.round_trips = RoundTripCounters()
         self._tokens: list[object] = []
         self._received: list[bytes] = []
         self._completed: list[tuple[Any, Any, Any]] = []  # result, value, exception
@@ -122,9 +119,8 @@ class Turn:
         self._woken = False  # whether a byte was sent to the leaders
         self._closers: list[Callable[[], Any]] = []
         self._backoff = 0
-        # The last request that a caller has sent: its xid, when, and by which thread.
-        self.xid = 0
-        self.sent_at = 0.0
+        # The last request that a caller has sent: its xid, and by which thread.
+        self._xid = 0
         self.sender: Optional[int] = None
         # Whether a caller has polled since poll_timeout(), and whether that has limited
         # the current sleep.
@@ -243,31 +239,31 @@ class Turn:
         sent: list[int] = []
         entry = request, result, xid
         now = monotonic()
-        self._sock.note_request(now)
+        sock = self._sock
+        sock.note_request(now)
+        if now >= sock.sampler.due:
+            sock.sampler.sent(xid, xid, now)
         try:
             done = self._transact(
                 token,
                 partial(queue.popleft),
                 partial(pending.append, entry),
                 partial(self._handler_state.__setitem__, "_xid", xid),
-                partial(sent.extend, map(partial(_transmit, self._sock), (data,))),
+                partial(sent.extend, map(partial(_transmit, sock), (data,))),
             )
             broken = done and sent != [len(data)]  # the send buffer was empty
         except _StepFailed:
             done = broken = True
         if broken:
-            self._sock.abort()
+            sock.abort()
         if broken or not done:
             return False
-        self.xid, self.sent_at = xid, now
+        self._xid = xid
         self.sender = get_ident()
         self._owner.latest_turn = self
         traffic = self._traffic
         traffic.requests += 1
-        traffic.sends += 1
         traffic.bytes_out += len(data)
-        if now >= self._sample_due:
-            self._on_request()
         return not queue
 
     def _transact(self, token: object, *steps: Callable[[], Any]) -> bool:
@@ -317,7 +313,7 @@ class Turn:
         :param is_ready: tells whether the result is ready
         :param timeout: in seconds; negative for no limit
         """
-        if not self._tokens or not self.is_due():
+        if not self._tokens or not self._is_due():
             return
         leaders = self._leaders
         reference = weakref.ref(leader, leaders.discard)
@@ -333,10 +329,10 @@ class Turn:
             if self._received or self._completed or self._client._queue:
                 self._channel.wake_connection_thread()
 
-    def is_due(self) -> bool:
+    def _is_due(self) -> bool:
         """Return whether the next reply is for a request that a caller has sent."""
         try:
-            return bool(self._client._pending[0][2] == self.xid)
+            return bool(self._client._pending[0][2] == self._xid)
         except IndexError:
             return False
 
@@ -362,16 +358,15 @@ class Turn:
             poller.register(fd, _READABLE)
         deadline = None if timeout < 0 else monotonic() + timeout
         remaining = None
-        while not is_ready() and self.is_due():
+        while not is_ready() and self._is_due():
             if deadline is not None:
                 remaining = deadline - monotonic()
                 if remaining <= 0:
                     return
-                remaining = min(remaining * 1000, 0x7FFFFFFF)
             leader.polls = True
             if is_ready():
                 return  # a signal handler has completed it
-            events = poller.poll(remaining)
+            events = poller.poll(milliseconds(remaining))
             leader.polls = False
             if any(fd == fds[1] for fd, _ in events):
                 self._woken = True
@@ -399,7 +394,7 @@ class Turn:
             request, result, expected = self._client._pending[0]
         except IndexError:
             return False
-        if expected != self.xid or len(received) > 1 or len(data) < HEADER_SIZE:
+        if expected != self._xid or len(received) > 1 or len(data) < HEADER_SIZE:
             return False
         length, xid, zxid, err = length_and_header(data)
         if xid != expected or length + 4 != len(data):
@@ -417,17 +412,15 @@ class Turn:
         if not self._transact(token, *steps):
             return False
         now = self._sock.heard_at = monotonic()
-        self._sock.sampler.drop(xid)
+        sampler = self._sock.sampler
+        if sampler.xid:
+            sampler.received(xid, now)
         traffic = self._traffic
-        traffic.receives += 1
         traffic.replies += 1
         traffic.bytes_in += len(data)
         self._complete()
-        if now >= self._sample_due:
-            self._sample_due = now + SAMPLE_INTERVAL
-            for counters in (self.round_trips, traffic.round_trips):
-                counters.server.add(now - self.sent_at)
-                counters.client.add(monotonic() - now)
+        if sampler.received_at:
+            sampler.processed(monotonic())
         return True
 
     def _complete(self) -> None:

@@ -75,10 +75,7 @@ class Channel:
 
     def drain_caller(self) -> None:
         """Drain the bytes that have woken the caller."""
-        try:
-            self.writer.recv(4096)
-        except OSError:
-            pass  # another thread has drained them, or the channel is closed
+        _drain(self.writer)
 
 
 class WakeupReader(socket.socket):
@@ -108,10 +105,7 @@ class WakeupReader(socket.socket):
 
     def drain(self, size: int = 4096) -> None:
         """Drain up to *size* bytes that were written to wake this thread."""
-        try:
-            super().recv(size)
-        except OSError:
-            pass  # another thread has drained them, or the channel is closed
+        _drain(self, size)
 
     def recv(self, bufsize: int, flags: int = 0) -> bytes:
         """Return one byte, as kazoo expects for each request."""
@@ -164,9 +158,8 @@ class WakeupWriter(socket.socket):
         try:
             super().send(b"\0")
         except BlockingIOError:  # full of bytes that nobody had to take out
-            self.channel.reader.drain(
-                1
-            )  # only one: the others may not have woken it yet
+            # Only one is drained: the others may not have woken it yet.
+            self.channel.reader.drain(1)
             try:
                 super().send(b"\0")
             except BlockingIOError:
@@ -182,6 +175,13 @@ class WakeupWriter(socket.socket):
         else:
             self.shutdown(socket.SHUT_RDWR)  # wakes a caller that polls it
             turn.close(super().close)
+
+
+def _drain(end: socket.socket, size: int = 4096) -> None:
+    try:
+        socket.socket.recv(end, size)
+    except OSError:
+        pass  # another thread has drained it, or the channel is closed
 
 
 def make_channel(

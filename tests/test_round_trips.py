@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from dataclasses import FrozenInstanceError
 from typing import Any
 
@@ -29,15 +28,15 @@ def make_sampler() -> tuple[Sampler, RoundTripCounters]:
     return Sampler([counters], int), counters
 
 
-def pending(*xids: int) -> deque[tuple[Any, Any, int]]:
-    """Return kazoo's queue of requests that wait for a reply."""
-    return deque((None, None, xid) for xid in xids)
+def send(sampler: Sampler, *unanswered: int, now: float) -> None:
+    """Send the last of the requests that are *unanswered* then."""
+    sampler.sent(unanswered[0], unanswered[-1], now)
 
 
 def test_a_sample() -> None:
     """The last request of a batch: until it is answered, until its result is set."""
     sampler, counters = make_sampler()
-    sampler.sent(pending(7, 8, 9), 10.0)
+    send(sampler, 7, 8, 9, now=10.0)
     sampler.received(7, 10.1)
     assert total_round_trips([counters]).server.count == 0
     sampler.received(9, 10.25)
@@ -49,41 +48,39 @@ def test_a_sample() -> None:
 
 def test_one_sample_at_a_time() -> None:
     sampler, counters = make_sampler()
-    sampler.sent(pending(1), 10.0)
-    sampler.sent(pending(1, 2), 11.0)
+    send(sampler, 1, now=10.0)
+    send(sampler, 1, 2, now=11.0)
     sampler.received(1, 12.0)  # the second one is not sampled
-    sampler.sent(pending(2, 3), 12.5)  # nor this one: the result is not set yet
+    send(sampler, 2, 3, now=12.5)  # nor this one: the result is not set yet
     sampler.processed(13.0)
     assert total_round_trips([counters]).server.sum_seconds == 2.0
     assert (sampler.xid, sampler.received_at) == (0, 0.0)
 
 
-def test_a_request_that_a_caller_has_sent() -> None:
+def test_a_reply_that_is_no_sample() -> None:
     sampler, counters = make_sampler()
-    sampler.adopt(7, 10.0)
-    sampler.adopt(8, 10.0 + SAMPLE_INTERVAL)  # not before the other one is answered
+    send(sampler, 7, now=10.0)
+    send(sampler, 8, now=10.0 + SAMPLE_INTERVAL)  # the other one is not answered
     sampler.received(7, 10.5)
     sampler.processed(10.5)
     assert total_round_trips([counters]).server.sum_seconds == 0.5
-    sampler.adopt(9, 10.5 + SAMPLE_INTERVAL / 2)
-    assert sampler.xid == 9
-    sampler.adopt(10, 10.5 + SAMPLE_INTERVAL)
-    sampler.drop(9)  # its caller has read the reply
-    sampler.received(11, 20.0)
-    assert total_round_trips([counters]).server.count == 1
+    sampler.received(8, 20.0)
+    sampler.processed(20.0)
+    trips = total_round_trips([counters])
+    assert (trips.server.count, trips.client.count) == (1, 1)
 
 
 def test_xids_begin_anew() -> None:
     """kazoo counts to 2147483647, and on with 1."""
     sampler, counters = make_sampler()
-    sampler.sent(pending(2147483647), 10.0)
+    send(sampler, 2147483647, now=10.0)
     sampler.received(1, 11.0)
     assert total_round_trips([counters]).server.count == 1
 
 
 def test_not_more_often_than_is_said() -> None:
     sampler, _ = make_sampler()
-    sampler.sent(pending(1), 10.0)
+    send(sampler, 1, now=10.0)
     assert sampler.due == 10.0 + SAMPLE_INTERVAL
 
 
@@ -91,7 +88,7 @@ def test_when_a_request_was_sent() -> None:
     sampler, _ = make_sampler()
     assert sampler.sent_since(1) == 0.0
     for xid, now in ((1, 10.0), (5, 10.0 + MARK_INTERVAL / 2), (9, 10.1)):
-        sampler.sent(pending(1, xid), now)
+        send(sampler, 1, xid, now=now)
     assert sampler.sent_since(1) == 10.0
     assert 10.0 <= sampler.sent_since(5) <= 10.1
     assert sampler.sent_since(9) == 10.1

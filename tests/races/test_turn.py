@@ -7,6 +7,7 @@ explored is the turn, and how a result is waited for.
 from __future__ import annotations
 
 import logging
+import math
 import struct
 from collections.abc import Callable
 from threading import get_ident
@@ -112,7 +113,6 @@ class Served:
         thread = SimpleNamespace(
             connection=handler,
             owner=self.connections,
-            on_request=int,
             steps=SimpleNamespace(allowed=lambda: True),
         )
         # what the turn asks of its socket, of its channel, and a result of its handler
@@ -130,7 +130,7 @@ class Served:
         return SOCKET
 
     heard_at = 0.0
-    sampler = SimpleNamespace(drop=lambda xid: None)
+    sampler = SimpleNamespace(due=math.inf, xid=0, received_at=0.0)
 
     def note_request(self, now: float) -> None:
         pass
