@@ -31,21 +31,21 @@ from __future__ import annotations
 import atexit
 import itertools
 import logging
-import ssl
 import threading
 import weakref
 from collections.abc import Callable
 from time import monotonic, sleep
-from typing import Any, Optional
+from typing import Any
 
 from kazoo.exceptions import ConnectionClosedError
 
 from . import _fork
 from ._callbacks import WatchCallback, describe, run_isolated, stack_of
-from ._connect import Connector, KeepAlive
+from ._connect import Connector
 from ._connection_threads import ConnectionThreads, current_connection_thread
 from ._kazoo import unsent
 from ._monitor import Watchdog
+from ._options import Options
 from ._spawned import SpawnedThreads
 from ._stats import QueueCounters
 from ._sync import Condition
@@ -56,22 +56,13 @@ _handler_numbers = itertools.count(1)
 
 
 class Core:
-    """The state of a handler, whose options are the parameters."""
+    """The state of a handler with *options*."""
 
-    def __init__(
-        self,
-        stop_timeout: float,
-        slow_callback_duration: Optional[float],
-        connect_timeout: Optional[float],
-        ssl_context: Optional[ssl.SSLContext],
-        tcp_keepalive: KeepAlive,
-        max_spawned_threads: Optional[int],
-        slow_request_duration: Optional[float],
-    ) -> None:
+    def __init__(self, options: Options) -> None:
         self.prefix = f"kazoo-seqthreading-{next(_handler_numbers)}"
         self.running = False
-        self.options: dict[str, object] = {}  #: as given, for the report
-        self._stop_timeout = stop_timeout
+        self.options = options
+        self._stop_timeout = options.stop_timeout
         self._changed = Condition()
         self._stopping: set[int] = set()  # idents of the threads in stop()
         self._workers: list[Worker] = []  # which may still run callbacks
@@ -80,18 +71,18 @@ class Core:
             QueueCounters(),
             QueueCounters(),
         )
-        self._watchdog = Watchdog(self.all_workers, slow_callback_duration)
+        self._watchdog = Watchdog(self.all_workers, options.slow_callback_duration)
         self.completions = self._make_completion_worker()
         self.watches = self._make_watch_worker()
-        self.spawned = SpawnedThreads(self.prefix, max_spawned_threads)
+        self.spawned = SpawnedThreads(self.prefix, options.max_spawned_threads)
         self.connector = Connector(
-            connect_timeout,
-            ssl_context,
-            tcp_keepalive,
+            options.connect_timeout,
+            options.ssl_context,
+            options.tcp_keepalive,
             self.spawned.spawn_uncounted,
         )
         self.connections = ConnectionThreads(
-            self._start_late_worker, self._wait_for, slow_request_duration
+            self._start_late_worker, self._wait_for, options.slow_request_duration
         )
         self._forked = False
         _fork.register(self)

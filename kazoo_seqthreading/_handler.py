@@ -33,6 +33,7 @@ from ._connection_threads import current_connection
 from ._core import Core
 from ._errors import TimeoutError
 from ._kazoo import connection_of, has_queues
+from ._options import Options
 from ._report import make_report
 from ._result import AsyncResult
 from ._snapshot import snapshot
@@ -111,18 +112,17 @@ class SequentialThreadingHandler(_bases.SequentialThreadingHandler, IHandler):
         max_spawned_threads: Optional[int] = None,
         slow_request_duration: Optional[float] = 5.0,
     ) -> None:
-        options: dict[str, Any] = {
-            "stop_timeout": stop_timeout,
-            "slow_callback_duration": slow_callback_duration,
-            "connect_timeout": connect_timeout,
-            "ssl_context": ssl_context,
-            "tcp_keepalive": tcp_keepalive,
-            "max_spawned_threads": max_spawned_threads,
-            "slow_request_duration": slow_request_duration,
-        }
-        _check_options(**options)
-        core = Core(**options)
-        core.options = {**options, "ssl_context": ssl_context and "given"}
+        options = Options(
+            stop_timeout,
+            slow_callback_duration,
+            connect_timeout,
+            ssl_context,
+            tcp_keepalive,
+            max_spawned_threads,
+            slow_request_duration,
+        )
+        options.check()
+        core = Core(options)
         #: The only attribute, so that subclasses can choose their names freely.
         self._kazoo_seqthreading = core
         weakref.finalize(self, core.dispose).atexit = False
@@ -364,47 +364,3 @@ class SequentialThreadingHandler(_bases.SequentialThreadingHandler, IHandler):
 
 
 _select_of_this_class = SequentialThreadingHandler.select
-
-
-def _check_options(
-    stop_timeout: float,
-    slow_callback_duration: Optional[float],
-    connect_timeout: Optional[float],
-    ssl_context: Optional[ssl.SSLContext],
-    tcp_keepalive: KeepAlive,
-    max_spawned_threads: Optional[int],
-    slow_request_duration: Optional[float],
-) -> None:
-    seconds = {
-        "stop_timeout": stop_timeout,
-        "slow_callback_duration": slow_callback_duration,
-        "connect_timeout": connect_timeout,
-        "slow_request_duration": slow_request_duration,
-    }
-    for name, value in seconds.items():
-        if value is None and name != "stop_timeout":
-            continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"{name} must be a number of seconds, not {value!r}")
-        if not (value > 0 or (value == 0 and name == "stop_timeout")):
-            raise ValueError(f"{name} must be positive, not {value!r}")
-    if ssl_context is not None and not isinstance(ssl_context, ssl.SSLContext):
-        raise TypeError(f"ssl_context must be an SSLContext, not {ssl_context!r}")
-    if not isinstance(tcp_keepalive, bool) and not (
-        isinstance(tcp_keepalive, tuple)
-        and len(tcp_keepalive) == 3
-        and all(isinstance(value, int) and value > 0 for value in tcp_keepalive)
-    ):
-        raise TypeError(
-            "tcp_keepalive must be a bool or (idle, interval, count), "
-            f"not {tcp_keepalive!r}"
-        )
-    if max_spawned_threads is not None:
-        if isinstance(max_spawned_threads, bool) or not isinstance(
-            max_spawned_threads, int
-        ):
-            raise TypeError(
-                f"max_spawned_threads must be a number, not {max_spawned_threads!r}"
-            )
-        if max_spawned_threads < 1:
-            raise ValueError("max_spawned_threads must be at least 1")

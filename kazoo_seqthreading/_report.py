@@ -62,7 +62,10 @@ def _head(core: Core) -> Iterator[str]:
     state = "running" if core.running else "stopped"
     forked = ", in a forked child" if _fork.generation else ""
     yield f"Handler: {core.prefix}, {state}{forked}"
-    given = ", ".join(f"{name}={value!r}" for name, value in core.options.items())
+    options = core.options._asdict()
+    if options["ssl_context"] is not None:
+        options["ssl_context"] = "given"
+    given = ", ".join(f"{name}={value!r}" for name, value in options.items())
     yield f"Options: {given}"
 
 
