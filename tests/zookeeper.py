@@ -367,8 +367,7 @@ class Node:
         """Stop the process with ``SIGSTOP``: it hangs, its connections stay."""
         self._signal(signal.SIGSTOP)
         if self._process is not None:  # its threads stop one after the other
-            changes = os.WSTOPPED | os.WEXITED | os.WNOWAIT
-            os.waitid(os.P_PID, self._process.pid, changes)
+            os.waitpid(self._process.pid, os.WUNTRACED)  # PyPy has no waitid()
         self._suspended = True
 
     def resume(self) -> None:
