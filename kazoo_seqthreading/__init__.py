@@ -67,7 +67,7 @@ from types import FunctionType
 from typing import get_type_hints
 
 from ._disconnects import Disconnect
-from ._errors import BlockingCallError, BlockingCallWarning, TimeoutError
+from ._exceptions import BlockingCallError, BlockingCallWarning, TimeoutError
 from ._handler import SequentialThreadingHandler
 from ._result import AsyncResult
 from ._round_trips import Histogram, RoundTrips

@@ -21,7 +21,7 @@ from kazoo.protocol.states import WatchedEvent
 from . import _fork
 
 if TYPE_CHECKING:
-    from ._connection_threads import ConnectionThread
+    from ._zk_loop import ConnectionThread
 
 _log = logging.getLogger("kazoo_seqthreading.worker")
 

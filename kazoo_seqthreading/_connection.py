@@ -3,7 +3,7 @@
 Data flow::
 
     kazoo -> send -> _send_queue -> [TLS] -> _unsent -> socket
-    kazoo <- recv <- _frames <- _partial_frame <- [TLS] <- socket
+    kazoo <- recv <- _frames <- _splitter <- [TLS] <- socket
 
 kazoo calls ``pending()`` and ``handler.select()`` before it reads, and ``select()``
 before it writes. Answering these from the buffers saves system calls: one ``recv``
@@ -54,21 +54,21 @@ import os
 import socket
 import ssl
 import threading
-from struct import Struct
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Optional, Union
 
-from kazoo.protocol.connection import PING_XID, WATCH_XID
+from kazoo.protocol.connection import PING_XID
 
 from . import _fork, _select
 from ._batch import flush_batch, start_batch
-from ._connection_threads import current_connection_thread
+from ._frames import FrameSplitter, length_and_xid
 from ._history import CLOCK_INTERVAL, Facts, log_late_heartbeat
 from ._monitor import report
 from ._round_trips import RoundTripCounters, Sampler
 from ._stats import TrafficCounters
 from ._steps import check_expected
 from ._turn import SUPPORTED, Turn
+from ._zk_loop import current_connection_thread
 
 if TYPE_CHECKING:
     from ._steps import Steps
@@ -93,12 +93,7 @@ COALESCE_DELAY_PER_REQUEST, MAX_COALESCE_DELAY = 7e-6, 0.002
 DRAIN_EVERY = 64
 #: How long an unbuffered TLS connection waits for the peer to read, in seconds.
 SEND_TIMEOUT = 10.0
-#: The size of a reply's header; a connect response is longer.
-MIN_FRAME = 16
-#: More than any sensible ``jute.maxbuffer`` of a server.
-MAX_FRAME = 1 << 28
 
-_length_and_xid = Struct("!ii").unpack_from
 _log = logging.getLogger("kazoo_seqthreading.connection")
 
 
@@ -132,8 +127,7 @@ class Connection(socket.socket):
         self._read_pos = 0
         self._frames_end = 0
         self._frame_remaining = 0  # bytes left of the frame that kazoo is reading
-        self._partial_frame = bytearray()  # the beginning of the next frame
-        self._bytes_needed = 8  # size of _partial_frame that allows progress
+        self._splitter = FrameSplitter()  # keeps the beginning of the next frame
         self._eof = False
         # Data to be sent:
         self._send_queue: list[Data] = []
@@ -228,7 +222,7 @@ class Connection(socket.socket):
             self.facts.note_connect_response(self, data)
         elif end > read:
             if not self._frame_remaining:
-                length, xid = _length_and_xid(self._frames, read)
+                length, xid = length_and_xid(self._frames, read)
                 check_expected(self._client._pending, xid)
                 self._frame_remaining = 4 + length
             self._frame_remaining -= end - read
@@ -271,7 +265,7 @@ class Connection(socket.socket):
         self._unsent_size += len(data)
         if not self._client._pending:
             self._waits_since = monotonic()
-        if len(data) >= 8 and _length_and_xid(data)[1] == PING_XID:
+        if len(data) >= 8 and length_and_xid(data)[1] == PING_XID:
             self.facts.ping_at = monotonic()
         return len(data)
 
@@ -494,7 +488,7 @@ class Connection(socket.socket):
         poller: Any = self._poller
         turn = self._turn
         writing = self._unsent is not None
-        if turn is None or wakeup is None or writing or self._partial_frame:
+        if turn is None or wakeup is None or writing or self._splitter.partial:
             try:
                 readable, woken = poller.poll(writing, wakeup, timeout)
                 return readable, woken
@@ -580,35 +574,12 @@ class Connection(socket.socket):
         return self._read_pos < self._frames_end or self._eof
 
     def _split(self, data: bytes) -> None:
-        """Split received data into complete frames and the rest."""
-        partial = self._partial_frame
-        if partial:
-            partial += data
-            if len(partial) < self._bytes_needed:
-                return
-            data = bytes(partial)
-            partial.clear()
-        end, size, answers, last = 0, len(data), 0, 0
-        self._bytes_needed = 8
-        while size - end >= 8:
-            length, xid = _length_and_xid(data, end)
-            if not MIN_FRAME <= length <= MAX_FRAME:
-                raise OSError(
-                    errno.EPROTO, f"the server sent a frame of {length} bytes"
-                )
-            if size - end < 4 + length:
-                self._bytes_needed = 4 + length
-                break
-            end += 4 + length
-            if xid != WATCH_XID:  # every other frame is a reply
-                answers += 1
-            if xid > 0:
-                last = xid
-        if last and self.sampler.xid:
-            self.sampler.received(last, self.heard_at)
-        partial += data[end:]
-        self._frames, self._read_pos, self._frames_end = data, 0, end
-        self._traffic.replies += answers
+        """Split received data; :meth:`recv` then returns the complete frames."""
+        self._frames, self._frames_end, replies, last_xid = self._splitter.split(data)
+        self._read_pos = 0
+        self._traffic.replies += replies
+        if last_xid and self.sampler.xid:
+            self.sampler.received(last_xid, self.heard_at)
 
     def _flush(self) -> bool:
         """Send as much as the socket takes; return whether data is left."""

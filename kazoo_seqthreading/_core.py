@@ -41,8 +41,7 @@ from kazoo.exceptions import ConnectionClosedError
 
 from . import _fork
 from ._callbacks import WatchCallback, describe, run_isolated, stack_of
-from ._connect import Connector
-from ._connection_threads import ConnectionThreads, current_connection_thread
+from ._create_connection import Connector
 from ._kazoo import unsent
 from ._monitor import Watchdog
 from ._options import Options
@@ -50,6 +49,7 @@ from ._spawned import SpawnedThreads
 from ._stats import QueueCounters
 from ._sync import Condition
 from ._worker import Item, Worker
+from ._zk_loop import ConnectionThreads, current_connection_thread
 
 _log = logging.getLogger("kazoo_seqthreading.handler")
 _handler_numbers = itertools.count(1)

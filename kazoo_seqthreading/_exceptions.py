@@ -1,69 +1,45 @@
-"""Copies of exceptions, so that each caller raises its own.
-
-Raising an exception adds a traceback to it. When a connection is lost, kazoo sets one
-exception on all waiting results; raised in several threads, it would collect the frames
-of all of them, and so keep their locals alive.
-
-The copy has the same class, arguments and attributes. It is made without ``__init__``,
-which may not accept ``args``. If a class cannot be copied like that, the exception
-itself is raised, with a new traceback.
-"""
+"""The exceptions and warnings of the package."""
 
 from __future__ import annotations
 
-from functools import lru_cache
-from types import GetSetDescriptorType, MemberDescriptorType
-from typing import TypeVar, Union
+import builtins
+from typing import Optional
 
-E = TypeVar("E", bound=BaseException)
-_Member = Union[MemberDescriptorType, GetSetDescriptorType]
-
-#: Stands for an unset slot.
-_UNFILLED = object()
+from ._bases import KazooTimeoutError as _KazooTimeoutError
 
 
-def private_copy(exception: E) -> E:
-    """Return a copy of *exception*, to be raised by one caller."""
-    cls: type[E] = type(exception)
-    try:
-        copy = cls.__new__(cls, *exception.args)
-        if type(copy) is not cls:
-            return exception.with_traceback(None)
-        copy.args = exception.args
-        copy.__dict__.update(exception.__dict__)
-        if hasattr(copy, "__notes__"):
-            copy.__notes__ = list(copy.__notes__)
-        for member in _members(cls):  # type: ignore[arg-type]
-            value = _value(member, exception)
-            # Setting an unset filename of an OSError to None would alter its text.
-            if value is not _value(member, copy):
-                try:
-                    member.__set__(copy, value)
-                except AttributeError:
-                    pass  # read-only: set by __new__
-    except Exception:
-        return exception.with_traceback(None)
-    copy.__cause__ = exception.__cause__
-    copy.__context__ = exception.__context__
-    copy.__suppress_context__ = exception.__suppress_context__
-    return copy.with_traceback(exception.__traceback__)
+class TimeoutError(_KazooTimeoutError, builtins.TimeoutError):
+    """A result was not available in time.
+
+    It is both kazoo's ``KazooTimeoutError`` and Python's :exc:`TimeoutError`: an
+    ``except`` clause for either catches it. The package exports it under both names.
+    """
+
+    @property
+    def strerror(self) -> Optional[str]:  # type: ignore[override]
+        """The message; kazoo prints the ``strerror`` of every ``OSError``."""
+        return str(self.args[0]) if self.args else None
 
 
-def _value(member: _Member, exception: BaseException) -> object:
-    try:
-        value: object = member.__get__(exception)
-    except AttributeError:
-        return _UNFILLED
-    return value
+def add_to_message(error: OSError, where: str) -> None:
+    """Add *where* to the message of *error*."""
+    error.strerror = f"{error.strerror or error} ({where})"
+    error.args = (error.errno, error.strerror)
 
 
-@lru_cache(maxsize=256)
-def _members(cls: type[BaseException]) -> tuple[_Member, ...]:
-    """Return the attributes of *cls* outside ``__dict__``: slots, ``errno`` ..."""
-    return tuple(
-        member
-        for base in cls.__mro__[: cls.__mro__.index(BaseException)]
-        for name, member in vars(base).items()
-        if isinstance(member, (MemberDescriptorType, GetSetDescriptorType))
-        and not name.startswith("__")
-    )
+class BlockingCallError(RuntimeError):
+    """A call would never return: it waits for a reply that its own thread must read.
+
+    A client's connection thread reads the replies and runs the state listeners. If a
+    listener makes a blocking call to the same client, without a timeout, this is raised
+    at once. Use the client's ``*_async`` methods in a listener, or run the call in
+    another thread with ``client.handler.spawn``.
+    """
+
+
+class BlockingCallWarning(RuntimeWarning):
+    """A blocking call was made in a thread that runs an asyncio event loop.
+
+    Issued once per calling line, if the loop is in debug mode. Await the result of an
+    ``*_async`` method instead.
+    """

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Optional, TypeVar
 
 from ._background import BackgroundThread
 from ._callbacks import LinkedCallback
-from ._connection_threads import current_connection
-from ._exceptions import private_copy
+from ._exception_copy import private_copy
 from ._worker import queue_callback
+from ._zk_loop import current_connection
 
 if TYPE_CHECKING:
     from ._result import AsyncResult

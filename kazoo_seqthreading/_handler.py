@@ -27,11 +27,10 @@ from typing import Any, NoReturn, Optional
 from . import _bases, _select
 from ._bases import Callback, IHandler, KazooTimeoutError
 from ._callbacks import check_callable
-from ._connect import Address, KeepAlive
 from ._connection import Connection
-from ._connection_threads import current_connection
 from ._core import Core
-from ._errors import TimeoutError
+from ._create_connection import Address, KeepAlive
+from ._exceptions import TimeoutError
 from ._kazoo import connection_of, has_queues
 from ._options import Options
 from ._report import make_report
@@ -43,6 +42,7 @@ from ._surroundings import warn_about_environment
 from ._sync import Event, Lock, make_rlock
 from ._tls import TLSArguments
 from ._wakeup import WakeupReader, attach, make_channel
+from ._zk_loop import current_connection
 
 
 class _TimeoutExceptionDescriptor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from typing import NamedTuple, Optional
 
-from ._connect import KeepAlive
+from ._create_connection import KeepAlive
 
 _SECONDS = (
     "stop_timeout",

@@ -26,9 +26,9 @@ from ._snapshot import snapshot
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from ._connection_threads import ConnectionThread
     from ._core import Core
     from ._stats import Stats
+    from ._zk_loop import ConnectionThread
 
 #: Maximum number of a queue's entries in the report.
 MAX_LISTED = 10

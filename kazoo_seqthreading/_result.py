@@ -48,9 +48,8 @@ from typing import TYPE_CHECKING, Any, Generic, Optional, TypeVar, Union
 from ._bases import IAsyncResult, IHandler
 from ._batch import flush_batch, release, wake
 from ._callbacks import LinkedCallback, check_callable, describe
-from ._connection_threads import current_connection
-from ._errors import TimeoutError
-from ._exceptions import private_copy
+from ._exception_copy import private_copy
+from ._exceptions import TimeoutError
 from ._kazoo import in_flight, is_internal_callback, results_behind
 from ._monitor import report
 from ._surroundings import warn_in_event_loop
@@ -61,6 +60,7 @@ from ._waiting import (
     raise_interrupt,
 )
 from ._worker import queue_callback
+from ._zk_loop import current_connection
 
 if TYPE_CHECKING:
     import concurrent.futures

@@ -9,8 +9,8 @@ from ._round_trips import total_round_trips
 from ._stats import ConnectionStats, Stats
 
 if TYPE_CHECKING:
-    from ._connection_threads import ConnectionThread
     from ._core import Core
+    from ._zk_loop import ConnectionThread
 
 
 def snapshot(core: Core) -> Stats:

@@ -23,6 +23,7 @@ from kazoo.exceptions import EXCEPTIONS
 from kazoo.protocol.connection import AUTH_XID, WATCH_XID
 from kazoo.protocol.serialization import Exists, ReplyHeader, Transaction
 
+from ._frames import HEADER_SIZE, length_and_header
 from ._kazoo import ORDINARY, methods_are_known
 
 if TYPE_CHECKING:
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
 #: Whether steps may be taken.
 ENABLED = os.environ.get("KAZOO_SEQTHREADING_STEPS") != "0"
 
-#: The length of a frame and the header of a reply: xid, zxid, err.
-length_and_header = Struct("!iiqi").unpack_from
-HEADER_SIZE = 20
 _length_xid_type = Struct("!iii").pack
 _NO_NODE = -101
 

@@ -6,7 +6,7 @@ import sys
 import warnings
 from typing import Any
 
-from ._errors import BlockingCallWarning
+from ._exceptions import BlockingCallWarning
 
 _warned: set[str] = set()
 

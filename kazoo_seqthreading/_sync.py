@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from . import _fork
 from ._batch import end_batch
-from ._connection_threads import current_connection
 from ._kazoo import is_set_by
 from ._waiting import check_timeout, make_blocking_call_error
+from ._zk_loop import current_connection
 
 if TYPE_CHECKING:
     from ._core import Core

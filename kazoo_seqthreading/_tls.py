@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any, NamedTuple, Optional, Union
 
-from ._errors import add_to_message
+from ._exceptions import add_to_message
 
 Data = Union[bytes, bytearray, memoryview]
 

@@ -55,16 +55,17 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Optional
 
 from . import _fork
+from ._frames import HEADER_SIZE, length_and_header
 from ._kazoo import ORDINARY
 from ._result import AsyncResult
 from ._select import milliseconds
-from ._steps import HEADER_SIZE, frame_of, length_and_header, outcome_of
+from ._steps import frame_of, outcome_of
 from ._waiting import interrupts
 
 if TYPE_CHECKING:
     from ._connection import Connection
-    from ._connection_threads import ConnectionThread
     from ._wakeup import Channel
+    from ._zk_loop import ConnectionThread
 
 #: Transactions are C calls in CPython alone, and polling needs what Linux has.
 SUPPORTED = sys.implementation.name == "cpython" and hasattr(select, "epoll")

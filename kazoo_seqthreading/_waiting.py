@@ -6,7 +6,7 @@ import threading
 from typing import Optional
 
 from . import _fork
-from ._errors import BlockingCallError
+from ._exceptions import BlockingCallError
 from ._kazoo import calling_listener
 
 

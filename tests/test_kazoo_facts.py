@@ -35,6 +35,7 @@ from kazoo_seqthreading import (
     AsyncResult,
     SequentialThreadingHandler,
     _connection,
+    _frames,
     _handler,
     _kazoo,
 )
@@ -381,8 +382,8 @@ def test_watches_are_dispatched_with_their_event(
 
 
 def test_replies_are_no_shorter_than_their_header() -> None:
-    reply = bytes(_connection.MIN_FRAME)
-    assert ReplyHeader.deserialize(reply, 0)[1] == _connection.MIN_FRAME
+    reply = bytes(_frames.MIN_FRAME)
+    assert ReplyHeader.deserialize(reply, 0)[1] == _frames.MIN_FRAME
 
 
 def test_socket_stops_blocking_once_it_is_connected(client: Any) -> None:

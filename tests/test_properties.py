@@ -494,20 +494,6 @@ def test_frames_cut_and_joined(
 
 
 @bounded
-@given(length=st.integers(-(2**31), 2**31 - 1), cut=st.integers(0, 20))
-def test_a_length_that_no_server_sends_is_an_error(length: int, cut: int) -> None:
-    head = length.to_bytes(4, "big", signed=True) + bytes(16)
-    ends = connect(None)
-    with ends.connection, ends.peer:
-        try:
-            assert send_in_parts(ends, head, [cut]) in ([], [head])
-        except OSError as error:
-            assert not 16 <= length < 2**28, error
-        else:
-            assert 16 <= length <= 2**28
-
-
-@bounded
 @given(sizes=SIZES, whole=st.integers(0, 12), data=st.data())
 def test_a_peer_that_closes_in_the_middle(
     wire: Certificates | None, sizes: list[int], whole: int, data: st.DataObject

@@ -20,7 +20,7 @@ from ._history import StackSample
 from ._monitor import Watch, isolate
 
 if TYPE_CHECKING:
-    from ._connection_threads import ConnectionThread
+    from ._zk_loop import ConnectionThread
 
 #: Maximum interval between two checks of a thread while requests are outstanding, and
 #: the interval while a state listener may be running, in seconds.

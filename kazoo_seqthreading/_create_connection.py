@@ -16,12 +16,12 @@ from time import monotonic
 from typing import Any, Optional, Union
 
 from ._connection import Connection
-from ._connection_threads import current_connection_thread
-from ._errors import add_to_message
+from ._exceptions import add_to_message
 from ._history import Facts
 from ._kazoo import is_socket_of
 from ._tls import Codec, ContextCache, TLSArguments
 from ._waiting import check_timeout
+from ._zk_loop import current_connection_thread
 
 #: Used if there is no timeout, as when kazoo looks for a read-write server.
 DEFAULT_TIMEOUT = 10.0

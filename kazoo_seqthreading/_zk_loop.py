@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from . import _fork
 from ._batch import enable_batches
-from ._connection_watch import ConnectionWatch
 from ._disconnects import Disconnect
 from ._history import MAX_DISCONNECTS, History, forked_from, record
+from ._slow_requests import ConnectionWatch
 from ._stats import TrafficCounters
 
 if TYPE_CHECKING:
