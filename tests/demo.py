@@ -29,6 +29,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -44,11 +45,10 @@ from kazoo.version import __version__ as kazoo_version
 import kazoo_seqthreading.__main__ as comparison
 from kazoo_seqthreading import SequentialThreadingHandler, __version__
 from kazoo_seqthreading.__main__ import SIGNALS, Signals, say
-from tests.background import in_background
 from tests.zookeeper import Node, ZooKeeper, ZooKeeperError
 
 #: The longest that anything may take, in seconds; and the whole, the comparison too.
-LIMIT = 20.0
+TIMEOUT = 20.0
 CONNECT_LIMIT = 10.0
 LIMIT_OF_ALL = 120.0
 
@@ -145,7 +145,7 @@ class Demo:
         client = make_client(self._hosts, handler=SequentialThreadingHandler())
         self._stack.callback(client.close)
         self._stack.callback(client.stop)
-        client.start(LIMIT)
+        client.start(TIMEOUT)
         return client
 
     def connect(self) -> None:
@@ -188,17 +188,17 @@ class Demo:
         client.create("/jobs")
         client.DataWatch("/jobs", lambda data, stat: note("data", data))
         client.ChildrenWatch("/jobs", lambda names: note("children", sorted(names)))
-        first = [events.get(timeout=LIMIT) for _ in range(2)]
+        first = [events.get(timeout=TIMEOUT) for _ in range(2)]
         expect("first events", first, [("data", b""), ("children", [])])
         self.tell("DataWatch and ChildrenWatch are set on /jobs")
         wanted: list[tuple[str, Any]] = []
         for number in range(1, 4):
             client.create(f"/jobs/{number}")
             wanted.append(("children", [str(n) for n in range(1, number + 1)]))
-            expect("event", events.get(timeout=LIMIT), wanted[-1])
+            expect("event", events.get(timeout=TIMEOUT), wanted[-1])
             client.set("/jobs", b"%d" % number)
             wanted.append(("data", b"%d" % number))
-            expect("event", events.get(timeout=LIMIT), wanted[-1])
+            expect("event", events.get(timeout=TIMEOUT), wanted[-1])
         self.tell(f"{len(wanted)} changes, {len(wanted)} events, in their order")
 
     def chain(self) -> None:
@@ -218,16 +218,16 @@ class Demo:
             done.put(client.create("/chain/blocking/create", makepath=True))
 
         client.create_async("/chain").rawlink(created)
-        expect("end of the chain", done.get(timeout=LIMIT), (b"chained", 1))
+        expect("end of the chain", done.get(timeout=TIMEOUT), (b"chained", 1))
         self.tell("create_async -> set_async -> get_async -> b'chained'")
-        expect("created", done.get(timeout=LIMIT), "/chain/blocking/create")
+        expect("created", done.get(timeout=TIMEOUT), "/chain/blocking/create")
         self.tell("create(..., makepath=True) in a callback does not hang")
         order: list[int] = []
         for number in range(READS):
             result = client.get_async("/chain")
             result.rawlink(lambda result, number=number: order.append(number))
         result.rawlink(lambda result: done.put(None))
-        done.get(timeout=LIMIT)
+        done.get(timeout=TIMEOUT)
         expect("order of the callbacks", order, list(range(READS)))
         self.tell(f"{READS:,} reads at once: every callback ran once, in order")
 
@@ -245,7 +245,7 @@ class Demo:
             expect("answers", {data for data, stat in answers}, {b"value"})
             self.tell(f"asyncio.gather() of {READS:,} reads")
 
-        asyncio.run(asyncio.wait_for(main(), LIMIT))
+        asyncio.run(asyncio.wait_for(main(), TIMEOUT))
 
     def lock(self) -> None:
         self.other = self.open()
@@ -268,7 +268,7 @@ class Demo:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(LIMIT)
+            thread.join(TIMEOUT)
             expect("a thread still waits for the lock", thread.is_alive(), False)
         if not failures.empty():
             raise failures.get()
@@ -282,7 +282,7 @@ class Demo:
 
         def lead(name: str) -> None:
             leaders.put(name)
-            resign[name].wait(LIMIT)
+            resign[name].wait(TIMEOUT)
 
         def run(client: Any, name: str) -> None:
             with contextlib.suppress(KazooException):  # whoever does not lead is seen
@@ -292,21 +292,21 @@ class Demo:
         for client, name in ((self.client, "anna"), (self.other, "bert")):
             runs[name] = client.handler.spawn(run, client, name)
             if name == "anna":
-                expect("the first leader", leaders.get(timeout=LIMIT), "anna")
+                expect("the first leader", leaders.get(timeout=TIMEOUT), "anna")
                 self.tell("anna leads")
         candidates = self.client.Election("/election")
-        deadline = time.monotonic() + LIMIT
+        deadline = time.monotonic() + TIMEOUT
         while candidates.contenders() != ["anna", "bert"]:
             expect("bert stands in time", time.monotonic() < deadline, True)
             time.sleep(0.01)
         expect("leaders besides anna", leaders.qsize(), 0)
         self.tell("bert waits")
         resign["anna"].set()
-        expect("the next leader", leaders.get(timeout=LIMIT), "bert")
+        expect("the next leader", leaders.get(timeout=TIMEOUT), "bert")
         self.tell("anna resigns: bert leads")
         resign["bert"].set()
         for name, spawned in runs.items():
-            spawned.join(LIMIT)
+            spawned.join(TIMEOUT)
             expect(f"{name} is still in the election", spawned.is_alive(), False)
 
     def kill(self) -> None:
@@ -317,24 +317,24 @@ class Demo:
         while not self.states.empty():
             self.states.get()
         server.kill()
-        expect("state", self.states.get(timeout=LIMIT), "SUSPENDED")
+        expect("state", self.states.get(timeout=TIMEOUT), "SUSPENDED")
         self.tell(f"kill -9 {server.address}: the client is SUSPENDED")
         waiting = [client.get_async("/alive") for _ in range(100)]
         self.tell("100 reads meanwhile: queued")
-        server.start(LIMIT)
-        expect("state", self.states.get(timeout=LIMIT), "CONNECTED")
+        server.start(TIMEOUT)
+        expect("state", self.states.get(timeout=TIMEOUT), "CONNECTED")
         self.tell("the server is back: the client is CONNECTED")
         lost = client.handler.stats().disconnects[0]
         expect(f"cause {lost.cause}", lost.cause in ("closed", "reset"), True)
         _, _, why = str(lost).partition(": ")
         self.tell(f"why it was lost, as it logs: {why.partition('. ')[0]}")
-        answers = {result.get(timeout=LIMIT)[0] for result in waiting}
+        answers = {result.get(timeout=TIMEOUT)[0] for result in waiting}
         expect("answers", answers, {b"yes"})
         self.tell("the 100 reads are answered")
         expect("session", client.client_id, session)
         self.tell("it is the same session, its ephemeral node is there")
         client.set("/jobs", b"after")
-        expect("event", self.events.get(timeout=LIMIT), ("data", b"after"))
+        expect("event", self.events.get(timeout=TIMEOUT), ("data", b"after"))
         self.tell("DataWatch('/jobs') of step 3 sees the next change")
 
 
@@ -359,11 +359,24 @@ def run(hosts: str, server: Node | None, screen: Screen) -> None:
         try:
             for number, (title, step) in enumerate(demo.steps(), 1):
                 screen.begin(f"{number}. {title}")
-                # A Ctrl-C in the middle of a request might be lost in kazoo.
-                in_background(step).result()
+                run_step(step)
         except BaseException:
             logging.disable()  # what fails with it is no news
             raise
+
+
+def run_step(step: Callable[[], object]) -> None:
+    """Run *step* in a thread: a Ctrl-C in a request might be lost in kazoo."""
+    future: Future[object] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(step())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    future.result()
 
 
 def compare(hosts: str, seconds: float, screen: Screen) -> None:

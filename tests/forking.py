@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.background import LIMIT
-from tests.support import wait_until
+from tests.support import TIMEOUT, wait_until
 
 #: "At once", in seconds: less than the 5 that stop() may wait, and the 10 of kazoo.
 AT_ONCE = 4.5
@@ -24,7 +23,7 @@ class Child:
     """A forked child that calls *function*; its answer comes through a pipe."""
 
     #: How long one may take, in seconds.
-    limit = 4 * LIMIT
+    limit = 4 * TIMEOUT
 
     def __init__(self, function: Callable[[], Any]) -> None:
         self._reader, writer = os.pipe()
@@ -104,7 +103,7 @@ def call(function: Callable[..., Any], *args: Any, **options: Any) -> tuple[str,
 
 def use(client: Any) -> bytes:
     """Start *client*, use it, stop it; return what it read."""
-    client.start(2 * LIMIT)
+    client.start(2 * TIMEOUT)
     client.create(f"/used-by-{os.getpid()}", b"value", ephemeral=True)
     with client.Lock("/lock"):
         value: bytes = client.get(f"/used-by-{os.getpid()}")[0]

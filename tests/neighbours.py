@@ -40,7 +40,7 @@ from tests.zookeeper import ZooKeeper
 ROOT = Path(__file__).parent.parent
 
 #: How long the tests of a project may take, and one of them, in seconds.
-LIMIT, LIMIT_OF_TEST = 240.0, 60.0
+TIMEOUT, LIMIT_OF_TEST = 240.0, 60.0
 
 #: ZooKeeper's own defaults: these projects are not made for shorter sessions.
 CONFIG = {"tickTime": "2000", "minSessionTimeout": "4000", "maxSessionTimeout": "40000"}
@@ -264,12 +264,12 @@ def execute(command: Sequence[str], environment: dict[str, str], folder: Path) -
             start_new_session=True,  # what it starts can be killed with it
         )
         try:
-            return process.wait(LIMIT)
+            return process.wait(TIMEOUT)
         except BaseException as error:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             if isinstance(error, subprocess.TimeoutExpired):
-                text = f"not within {LIMIT} s:\n{end_of_log(folder)}"
+                text = f"not within {TIMEOUT} s:\n{end_of_log(folder)}"
                 raise Failure(text) from None
             raise
 

@@ -10,9 +10,11 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar
 
 import kazoo.client
@@ -33,13 +35,29 @@ Address = tuple[str, int]
 
 ROOT = Path(__file__).parent.parent
 
+#: How long anything may take, in seconds; far more than it needs.
+TIMEOUT = 20.0
+#: The same for a program that takes some seconds by itself.
+PROGRAM_TIMEOUT = 60.0
+
+#: What is not an ``Exception``, and what is.
+RAISED = [
+    "SystemExit",
+    "KeyboardInterrupt",
+    "CancelledError",
+    "GeneratorExit",
+    "OSError",
+]
+
 #: For tests that see an object freed as soon as nobody needs it.
 refcounted = pytest.mark.skipif(
     sys.implementation.name != "cpython", reason="it needs reference counting"
 )
 
 
-def wait_until(predicate: Callable[[], T], timeout: float = 10.0, what: str = "") -> T:
+def wait_until(
+    predicate: Callable[[], T], timeout: float = TIMEOUT, what: str = ""
+) -> T:
     """Call *predicate* until its result is true; return that result.
 
     Only for what sends no event: other processes, threads that end, counters.
@@ -198,3 +216,141 @@ def is_running(pid: int) -> bool:
     except FileNotFoundError:  # no /proc, or ended just now
         return not os.path.isdir("/proc/self")
     return status.rpartition(")")[2].split()[0] not in ("Z", "X")
+
+
+# -- threads -------------------------------------------------------------------------
+
+
+class Gate:
+    """A callback that stands still until it is opened."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.opened = threading.Event()
+        self.passed = threading.Event()
+
+    def __call__(self, *args: Any) -> None:
+        self.entered.set()
+        if not self.opened.wait(TIMEOUT):
+            raise AssertionError("the gate was never opened")
+        self.passed.set()
+
+    def wait_entered(self) -> None:
+        assert self.entered.wait(TIMEOUT), f"nobody came\n{thread_stacks()}"
+
+    def open(self) -> None:
+        self.opened.set()
+
+    def __enter__(self) -> Gate:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.open()
+
+
+def in_background(function: Callable[..., T], *args: Any, **kwargs: Any) -> Future[T]:
+    """Call *function* in a daemon thread; the future tells what became of it."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function(*args, **kwargs))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="background", daemon=True).start()
+    return future
+
+
+def in_thread(function: Callable[[], Any], limit: float = TIMEOUT) -> Any:
+    """Run *function* in a daemon thread; return its result, or raise its exception.
+
+    :raises AssertionError: if it has not returned in time
+    """
+    return together(function, limit=limit)[0]
+
+
+def together(*functions: Callable[[], Any], limit: float = TIMEOUT) -> list[Any]:
+    """Run *functions* at once, each in a daemon thread; return their results.
+
+    :raises AssertionError: if one has not returned in time
+    """
+    barrier = threading.Barrier(len(functions))
+    results: list[Any] = [None] * len(functions)
+    errors: list[BaseException] = []
+
+    def run(index: int) -> None:
+        try:
+            barrier.wait(limit)
+            results[index] = functions[index]()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [
+        threading.Thread(target=run, args=(index,), daemon=True)
+        for index in range(len(functions))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(limit)
+        assert not thread.is_alive(), f"not within {limit} s\n{thread_stacks()}"
+    if errors:
+        raise errors[0]
+    return results
+
+
+@contextmanager
+def frequent_switches() -> Iterator[None]:
+    """Have threads take turns as often as possible, so that races are met."""
+    if not hasattr(sys, "setswitchinterval"):
+        yield
+        return
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def make_exception(name: str) -> BaseException:
+    """Return an exception of the class called *name*, one of ``RAISED``."""
+    if name == "CancelledError":
+        from asyncio import CancelledError
+
+        return CancelledError(name)
+    import builtins
+
+    exception: BaseException = getattr(builtins, name)(name)
+    return exception
+
+
+def interrupt(
+    function: Callable[[], Any], number: int, handler: Callable[[], Any]
+) -> bool:
+    """Call *function*, and *handler* in the middle of it, as a signal handler is.
+
+    :param number: before which step in the package's code, counted from 1
+    :returns: whether there are so many steps
+    """
+    left = number
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        nonlocal left
+        if not frame.f_globals.get("__name__", "").startswith("kazoo_seqthreading"):
+            return None
+        frame.f_trace_opcodes = True
+        if event in ("line", "opcode"):
+            left -= 1
+            if left == 0:
+                handler()
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        function()
+    finally:
+        sys.settrace(before)
+    return left <= 0

@@ -28,17 +28,20 @@ from kazoo_seqthreading import (
     SequentialThreadingHandler,
     TimeoutError,
 )
-from tests.background import in_background
-from tests.concurrency import (
-    LIMIT,
-    RAISED,
-    Gate,
-    frequent_switches,
-    make_exception,
-    together,
-)
 from tests.internals import run_as_connection, waiting
-from tests.support import MakeClient, refcounted, run_python, wait_until
+from tests.support import (
+    RAISED,
+    TIMEOUT,
+    Gate,
+    MakeClient,
+    frequent_switches,
+    in_background,
+    make_exception,
+    refcounted,
+    run_python,
+    together,
+    wait_until,
+)
 from tests.zookeeper import ZooKeeper
 
 T = TypeVar("T")
@@ -52,7 +55,7 @@ def run(coroutine: Coroutine[Any, Any, T], *, debug: bool = False) -> T:
     """Run *coroutine* in a loop of its own; it has a limited time."""
 
     async def limited() -> T:
-        return await asyncio.wait_for(coroutine, LIMIT)
+        return await asyncio.wait_for(coroutine, TIMEOUT)
 
     return asyncio.run(limited(), debug=debug)
 
@@ -150,7 +153,7 @@ def test_client_that_stops_fails_what_is_awaited(client: Any) -> None:
         results = [client.get_async("/") for _ in range(100)]
         stopped = in_background(client.stop)
         answers = await asyncio.gather(*results, return_exceptions=True)
-        stopped.result(LIMIT)
+        stopped.result(TIMEOUT)
         with pytest.raises(ConnectionClosedError):
             await client.get_async("/")
         return answers
@@ -231,10 +234,10 @@ def test_several_awaiters_and_threads(result: AsyncResult[Any]) -> None:
         in_a_thread(lambda: result.set("value"))
         return await asyncio.gather(*tasks)
 
-    waiter = in_background(result.get, timeout=LIMIT)
+    waiter = in_background(result.get, timeout=TIMEOUT)
     wait_until(lambda: waiting(result))
     assert run(main()) == ["value"] * 50
-    assert waiter.result(LIMIT) == "value"
+    assert waiter.result(TIMEOUT) == "value"
 
 
 def test_several_loops(result: AsyncResult[Any]) -> None:
@@ -242,11 +245,11 @@ def test_several_loops(result: AsyncResult[Any]) -> None:
 
     async def main() -> Any:
         task = await started(result)
-        begun.wait(LIMIT)
+        begun.wait(TIMEOUT)
         return await task
 
     def complete() -> None:
-        begun.wait(LIMIT)
+        begun.wait(TIMEOUT)
         result.set("value")
 
     answers = together(*[lambda: run(main())] * 4, complete)
@@ -306,14 +309,14 @@ def test_task_cancelled_between_result_and_wake(
 
 def test_wait_for(client: Any, result: AsyncResult[Any]) -> None:
     async def main() -> None:
-        data, _ = await asyncio.wait_for(client.get_async("/"), LIMIT)
+        data, _ = await asyncio.wait_for(client.get_async("/"), TIMEOUT)
         assert data == b""
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(result, 0.01)
         assert not result.ready()
         assert not waiting(result)
         result.set("value")
-        assert await asyncio.wait_for(result, LIMIT) == "value"
+        assert await asyncio.wait_for(result, TIMEOUT) == "value"
 
     run(main())
 
@@ -321,7 +324,7 @@ def test_wait_for(client: Any, result: AsyncResult[Any]) -> None:
 @needs_311
 def test_timeout(client: Any, result: AsyncResult[Any]) -> None:
     async def main() -> None:
-        async with asyncio.timeout(LIMIT):
+        async with asyncio.timeout(TIMEOUT):
             await client.get_async("/")
         with pytest.raises(builtins.TimeoutError):
             async with asyncio.timeout(0.01):
@@ -348,7 +351,7 @@ def test_cancelling_while_it_completes(handler: SequentialThreadingHandler) -> N
 
     with frequent_switches():
         run(main())
-    assert [result.get(timeout=LIMIT) for result in results] == [1] * 1000
+    assert [result.get(timeout=TIMEOUT) for result in results] == [1] * 1000
     assert not any(map(waiting, results))
 
 
@@ -362,13 +365,13 @@ def test_loop_that_is_closed_before_the_result(
     loop = asyncio.new_event_loop()
     task = loop.run_until_complete(started(result))
     loop.close()
-    waiter = in_background(result.get, timeout=LIMIT)
+    waiter = in_background(result.get, timeout=TIMEOUT)
     wait_until(lambda: len(waiting(result)) == 2)
     called = threading.Event()
     result.rawlink(lambda result: called.set())
     result.set("value")
-    assert waiter.result(LIMIT) == "value"
-    assert called.wait(LIMIT)
+    assert waiter.result(TIMEOUT) == "value"
+    assert called.wait(TIMEOUT)
     assert not task.done()
     assert not [one for one in caplog.records if "kazoo" in one.name]
     silence(task)
@@ -418,7 +421,7 @@ def test_loop_that_pauses(result: AsyncResult[Any]) -> None:
     try:
         task = loop.run_until_complete(started(result))
         result.set("value")
-        assert loop.run_until_complete(asyncio.wait_for(task, LIMIT)) == "value"
+        assert loop.run_until_complete(asyncio.wait_for(task, TIMEOUT)) == "value"
     finally:
         loop.close()
 
@@ -450,7 +453,7 @@ def assert_that_others_go_on(
     async def main() -> list[int]:
         tasks = [await started(result) for result in results[1:]]
         complete(results)
-        return await asyncio.wait_for(asyncio.gather(*tasks), LIMIT / 4)
+        return await asyncio.wait_for(asyncio.gather(*tasks), TIMEOUT / 4)
 
     try:
         assert run(main()) == [1, 1]
@@ -499,8 +502,8 @@ def test_loop_that_blocks_who_wakes_it_does_not_hold_up_a_client(
             assert client.get("/")[0] == b""
             called = threading.Event()
             client.get_async("/").rawlink(lambda result: called.set())
-            assert called.wait(LIMIT)
-        data, _ = loop.run_until_complete(asyncio.wait_for(task, LIMIT))
+            assert called.wait(TIMEOUT)
+        data, _ = loop.run_until_complete(asyncio.wait_for(task, TIMEOUT))
         assert data == b""
 
 
@@ -511,7 +514,7 @@ def test_forked_child_awaits() -> None:
         """
 import asyncio, os, sys, threading, warnings
 from kazoo_seqthreading import AsyncResult, SequentialThreadingHandler
-from tests.concurrency import Gate
+from tests.support import Gate
 
 class Loop(asyncio.SelectorEventLoop):
     def call_soon_threadsafe(self, *args, **kwargs):
@@ -591,7 +594,7 @@ def test_results_that_are_there_wake_the_loop_once(
             complete(results[:1])
             loop.gate.wait_entered()
             together(*[partial(complete, results[n::4]) for n in range(1, 5)])
-        return await asyncio.wait_for(asyncio.gather(*tasks), LIMIT)
+        return await asyncio.wait_for(asyncio.gather(*tasks), TIMEOUT)
 
     assert loop.run_until_complete(main()) == [1] * 5000
     assert loop.woken_by == [WAKER] * 2
@@ -605,7 +608,7 @@ def test_no_connection_thread_wakes_a_loop(
     async def main() -> str:
         task = await started(result)
         in_a_thread(lambda: run_as_connection(handler, lambda: result.set("value")))
-        return await asyncio.wait_for(task, LIMIT)
+        return await asyncio.wait_for(task, TIMEOUT)
 
     assert loop.run_until_complete(main()) == "value"
     assert loop.woken_by == [WAKER]

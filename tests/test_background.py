@@ -12,8 +12,15 @@ import pytest
 
 from kazoo_seqthreading import _background, _fork
 from kazoo_seqthreading._background import BackgroundThread
-from tests.concurrency import LIMIT, Gate, frequent_switches, interrupt, together
-from tests.support import run_python, wait_until
+from tests.support import (
+    TIMEOUT,
+    Gate,
+    frequent_switches,
+    interrupt,
+    run_python,
+    together,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -92,7 +99,7 @@ def test_no_entry_is_left_behind(
 
     with frequent_switches():
         together(*(partial(submit, range(n, 3000, 3)) for n in range(3)))
-    wait_until(lambda: len(handled) == 3000, LIMIT)
+    wait_until(lambda: len(handled) == 3000, TIMEOUT)
     wait_until(ended)
     assert sorted(handled) == list(range(3000))
 
@@ -133,8 +140,7 @@ def test_forked_child_has_one_of_its_own() -> None:
         """
 import os, sys, warnings
 from kazoo_seqthreading._background import BackgroundThread
-from tests.concurrency import Gate
-from tests.support import wait_until
+from tests.support import Gate, wait_until
 
 warnings.simplefilter("ignore", DeprecationWarning)
 handled, inside = [], Gate()

@@ -19,9 +19,8 @@ from kazoo.exceptions import (
 from kazoo.handlers.utils import wrap
 
 from kazoo_seqthreading import AsyncResult, BlockingCallError
-from tests.background import LIMIT, in_background
 from tests.internals import waiting
-from tests.support import MakeClient, wait_until
+from tests.support import TIMEOUT, MakeClient, in_background, wait_until
 
 if TYPE_CHECKING:
     from tests.zookeeper import ZooKeeper
@@ -106,8 +105,8 @@ def test_call_in_completion_callback(client: Any, call: Call, answer: Any) -> No
 
     client.get_async("/a").rawlink(first)
     client.get_async("/a").rawlink(second)
-    assert answered.result(LIMIT) == answer
-    assert behind.wait(LIMIT)
+    assert answered.result(TIMEOUT) == answer
+    assert behind.wait(TIMEOUT)
     assert order == ["first", "first has returned", "second"]
 
 
@@ -118,13 +117,13 @@ def test_calls_complete_while_a_callback_blocks(client: Any) -> None:
 
     def block(result: Any) -> None:
         blocks.set()
-        may_return.wait(LIMIT)
+        may_return.wait(TIMEOUT)
 
     client.exists_async("/").rawlink(block)
-    assert blocks.wait(LIMIT)
+    assert blocks.wait(TIMEOUT)
     try:
         for call, _ in CHAINED_CALLS.values():
-            in_background(call, client).result(LIMIT / 2)
+            in_background(call, client).result(TIMEOUT / 2)
     finally:
         may_return.set()
 
@@ -163,10 +162,10 @@ def test_callbacks_run_exactly_once(client: Any) -> None:
         ]
         for result in results[-3:]:
             result.rawlink(note)
-    paths = [result.get(timeout=LIMIT) for result in results]
+    paths = [result.get(timeout=TIMEOUT) for result in results]
     behind = threading.Event()
     client.exists_async("/").rawlink(lambda result: behind.set())
-    assert behind.wait(LIMIT)
+    assert behind.wait(TIMEOUT)
     assert ran == Counter(paths)
     # A chain that ran twice would have made more nodes.
     assert len(client.get_children("/seq")) == 100
@@ -181,7 +180,7 @@ def test_only_kazoos_own_chains_leave_the_queue(client: Any) -> None:
 
     client.exists_async("/").rawlink(wrap(outer)(link))  # as kazoo does
     connection = client._connection._connection_routine
-    assert outer.get(timeout=LIMIT) != connection.name
+    assert outer.get(timeout=TIMEOUT) != connection.name
 
 
 # -- state listeners ---------------------------------------------------------------
@@ -217,7 +216,7 @@ def test_blocking_call_in_listener(make_client: MakeClient, call: Call) -> None:
     client.add_listener(a_listener_that_blocks)
     client.start_async()
     with pytest.raises(BlockingCallError) as caught:
-        answered.result(LIMIT)
+        answered.result(TIMEOUT)
     message = str(caught.value)
     assert "a_listener_that_blocks" in message or "<lambda>" in message
     assert __file__ in message
@@ -255,10 +254,10 @@ def test_wait_with_a_timeout_in_listener(make_client: MakeClient) -> None:
 
     waited = in_first_state(client, wait)
     client.start()
-    assert waited.result(LIMIT) is False
-    assert results[0].get(timeout=LIMIT) is not None
+    assert waited.result(TIMEOUT) is False
+    assert results[0].get(timeout=TIMEOUT) is not None
     with pytest.raises(NoNodeError):
-        results[1].get(timeout=LIMIT)
+        results[1].get(timeout=TIMEOUT)
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["own handler", "same handler"])
@@ -268,7 +267,7 @@ def test_listener_calls_another_client(make_client: MakeClient, shared: bool) ->
     other.start()
     called = in_first_state(client, lambda: other.create("/a"))
     client.start()
-    assert called.result(LIMIT) == "/a"
+    assert called.result(TIMEOUT) == "/a"
 
 
 def test_listener_waits_for_what_another_thread_sets(make_client: MakeClient) -> None:
@@ -282,10 +281,10 @@ def test_listener_waits_for_what_another_thread_sets(make_client: MakeClient) ->
 
     waited = in_first_state(client, wait)
     client.start_async()
-    assert waits.wait(LIMIT)
+    assert waits.wait(TIMEOUT)
     event.set()
     result.set("value")
-    assert waited.result(LIMIT) == "value"
+    assert waited.result(TIMEOUT) == "value"
 
 
 @hangs
@@ -293,11 +292,11 @@ def test_listener_waits_for_its_own_connection(make_client: MakeClient) -> None:
     """As for what ``start_async`` returns, which only this thread can set."""
     client = make_client()
     connected = client.start_async()
-    assert connected.wait(LIMIT)
+    assert connected.wait(TIMEOUT)
     waited = in_first_state(client, connected.wait)
     client._connection._socket.close()
     with pytest.raises(BlockingCallError, match=r"listener \("):
-        waited.result(LIMIT)
+        waited.result(TIMEOUT)
     wait_until(lambda: client.connected)
 
 
@@ -307,20 +306,20 @@ def test_listener_hands_over_a_result_and_waits(make_client: MakeClient) -> None
     mine = client.handler.async_result()
 
     def consume() -> None:
-        mine.get(timeout=LIMIT)
+        mine.get(timeout=TIMEOUT)
         consumed.set()
 
     def hand_over() -> bool:
         if isinstance(mine, AsyncResult):  # that of kazoo does not tell who waits
             wait_until(lambda: waiting(mine))
         mine.set("value")
-        return consumed.wait(LIMIT / 2)
+        return consumed.wait(TIMEOUT / 2)
 
     consumer = in_background(consume)
     handed_over = in_first_state(client, hand_over)
     client.start()
-    consumer.result(LIMIT)
-    assert handed_over.result(LIMIT) is True
+    consumer.result(TIMEOUT)
+    assert handed_over.result(TIMEOUT) is True
 
 
 def test_look_at_a_result_in_listener(make_client: MakeClient) -> None:
@@ -341,8 +340,8 @@ def test_listener_that_raises_is_logged(
         client.exists("/")
 
     client.add_listener(a_listener_that_blocks)
-    in_background(client.start, LIMIT / 2).result(LIMIT)
-    in_background(client.exists, "/").result(LIMIT)
+    in_background(client.start, TIMEOUT / 2).result(TIMEOUT)
+    in_background(client.exists, "/").result(TIMEOUT)
     (error,) = (record.exc_info for record in caplog.records if record.exc_info)
     assert error is not None
     assert error[0] is BlockingCallError
@@ -365,7 +364,7 @@ def test_stop_in_listener(make_client: MakeClient, call: Call) -> None:
 
     client.add_listener(listener)
     client.start_async()
-    assert answered.result(LIMIT) < 5.0
+    assert answered.result(TIMEOUT) < 5.0
     # The client is stopped all the same, as soon as the listener has returned.
     wait_until(client._connection.connection_stopped.is_set)
     assert not client.connected
@@ -384,8 +383,8 @@ def test_stop_spawned_by_listener(make_client: MakeClient, call: Call) -> None:
 
     client.add_listener(listener)
     client.start_async()
-    thread = spawned.result(LIMIT)
-    thread.join(LIMIT)
+    thread = spawned.result(TIMEOUT)
+    thread.join(TIMEOUT)
     assert not thread.is_alive()
     assert client.connected == (call is restart)
 
@@ -401,8 +400,8 @@ def test_listener_may_make_any_number_of_requests(make_client: MakeClient) -> No
 
     client.add_listener(listener)
     client.start_async()
-    for result in made.result(LIMIT):
-        assert result.get(timeout=LIMIT) is not None
+    for result in made.result(TIMEOUT):
+        assert result.get(timeout=TIMEOUT) is not None
 
 
 @pytest.mark.stock_fails("278 bytes fill the wake-up channel")
@@ -428,23 +427,23 @@ def test_requests_while_suspended(
         return results
 
     node.suspend()
-    results = in_background(request).result(LIMIT)  # nobody reads them
+    results = in_background(request).result(TIMEOUT)  # nobody reads them
     wait_until(lambda: client.state == "SUSPENDED")
-    results += in_background(request).result(LIMIT)  # there is no connection
+    results += in_background(request).result(TIMEOUT)  # there is no connection
     node.resume()
     outcomes = Counter(type(outcome_of(result)) for result in results)
     lost = outcomes[ConnectionLoss] + outcomes[SessionExpiredError]
     assert outcomes[ConnectionLoss] >= made_while_connected > 0
     assert outcomes[type(None)] + lost == 40000
-    wait_until(lambda: len(ran) == 40000, 3 * LIMIT)
+    wait_until(lambda: len(ran) == 40000, 3 * TIMEOUT)
     assert Counter(map(id, ran)) == Counter(map(id, results))  # once each
-    wait_until(lambda: client.connected, 3 * LIMIT)
+    wait_until(lambda: client.connected, 3 * TIMEOUT)
     assert client.exists("/") is not None
 
 
 def outcome_of(result: Any) -> BaseException | None:
     """Return the exception of *result*, ``None`` for a value."""
-    assert result.wait(LIMIT)
+    assert result.wait(TIMEOUT)
     exception: BaseException | None = result.exception
     return exception
 
@@ -475,7 +474,7 @@ def call_in_callback(client: Any, kind: str, call: Call) -> Future[Any]:
 @joins_itself
 @pytest.mark.parametrize("kind", ["completion", "watch"])
 def test_stop_in_callback(client: Any, kind: str) -> None:
-    call_in_callback(client, kind, stop_and_close).result(LIMIT)
+    call_in_callback(client, kind, stop_and_close).result(TIMEOUT)
     assert not client.connected
     assert not client.handler.running
     with pytest.raises(ConnectionClosedError):
@@ -488,13 +487,13 @@ def test_stop_in_callback(client: Any, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["completion", "watch"])
 def test_restart_in_callback(client: Any, kind: str) -> None:
     before = client.client_id
-    call_in_callback(client, kind, restart).result(LIMIT)
+    call_in_callback(client, kind, restart).result(TIMEOUT)
     assert client.client_id != before
     assert client.get_children("/") is not None
     # Both workers of the new run are alive.
-    call_in_callback(client, "completion", str).result(LIMIT)
+    call_in_callback(client, "completion", str).result(TIMEOUT)
     client.delete("/node") if client.exists("/node") else None
-    call_in_callback(client, "watch", str).result(LIMIT)
+    call_in_callback(client, "watch", str).result(TIMEOUT)
 
 
 @joins_itself
@@ -516,14 +515,14 @@ def test_callbacks_behind_one_that_restarts(client: Any) -> None:
 
     client.exists_async("/").rawlink(first)
     client.exists_async("/").rawlink(second)
-    assert ahead.wait(LIMIT)
+    assert ahead.wait(TIMEOUT)
     assert behind.is_set()
     assert order == ["first", "second"]
 
 
 @joins_itself
 def test_stops_at_once(client: Any) -> None:
-    barrier = threading.Barrier(3, timeout=LIMIT)
+    barrier = threading.Barrier(3, timeout=TIMEOUT)
 
     def meet_and_stop(client: Any) -> None:
         barrier.wait()
@@ -535,7 +534,7 @@ def test_stops_at_once(client: Any) -> None:
         in_background(meet_and_stop, client),
     ]
     for future in stops:
-        future.result(LIMIT)
+        future.result(TIMEOUT)
     wait_until(lambda: not client.connected)
     client.start()
     assert client.get_children("/") is not None

@@ -26,10 +26,9 @@ from kazoo.security import CREATOR_ALL_ACL, OPEN_ACL_UNSAFE
 from kazoo_seqthreading import SequentialThreadingHandler
 from kazoo_seqthreading.__main__ import UNREAD, main
 from kazoo_seqthreading._compare import WORK, _describe
-from tests.support import ROOT, KazooClient, slow_import, wait_until
+from tests.support import PROGRAM_TIMEOUT, ROOT, KazooClient, slow_import, wait_until
 from tests.zookeeper import ZooKeeper
 
-LIMIT = 60.0
 FIGURES = (
     "operations_per_second",
     "p50_ms",
@@ -144,7 +143,7 @@ def test_progress_on_a_terminal(hosts: str) -> None:
             pass
         finally:
             os.close(ours)
-        out, _ = process.communicate(timeout=LIMIT)
+        out, _ = process.communicate(timeout=PROGRAM_TIMEOUT)
     assert process.returncode == 0
     states = shown.decode().split("\r\x1b[K")
     assert states[0] == ""
@@ -407,7 +406,9 @@ def test_help_fits(
 
 
 def appears(client: Any) -> None:
-    wait_until(lambda: client.get_children("/"), LIMIT, "the node of the comparison")
+    wait_until(
+        lambda: client.get_children("/"), PROGRAM_TIMEOUT, "the node of the comparison"
+    )
 
 
 @pytest.mark.parametrize(
@@ -420,7 +421,7 @@ def test_interrupted(
     with program("--hosts", hosts) as process:
         appears(client)
         process.send_signal(number)
-        out, err = process.communicate(timeout=LIMIT)
+        out, err = process.communicate(timeout=PROGRAM_TIMEOUT)
     assert client.get_children("/") == []
     assert (process.returncode, out) == (status, "")
     assert the_line(err) == f"kazoo_seqthreading: {word}\n"
@@ -428,9 +429,9 @@ def test_interrupted(
 
 def test_interrupted_while_it_is_loaded(tmp_path: Path) -> None:
     with program("--help", env=slow_import("argparse", tmp_path)) as process:
-        wait_until(tmp_path.joinpath("importing").exists, LIMIT)
+        wait_until(tmp_path.joinpath("importing").exists, PROGRAM_TIMEOUT)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=LIMIT)
+        out, err = process.communicate(timeout=PROGRAM_TIMEOUT)
     assert (process.returncode, out, err) == (-signal.SIGINT, "", "")
 
 
@@ -441,7 +442,7 @@ def test_nobody_reads_on(hosts: str, client: Any, closed: str) -> None:
         appears(client)
         getattr(process, closed).close()
         setattr(process, closed, None)
-        out, err = process.communicate(timeout=LIMIT)
+        out, err = process.communicate(timeout=PROGRAM_TIMEOUT)
     assert client.get_children("/") == []
     assert process.returncode == UNREAD
     assert (out or "", err or "") == ("", PROGRESS if closed == "stdout" else "")
@@ -453,7 +454,7 @@ def test_nobody_reads_the_help() -> None:
     buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
     with program("--help", stdout=writer, env=buffered) as process:
         os.close(writer)
-        _, err = process.communicate(timeout=LIMIT)
+        _, err = process.communicate(timeout=PROGRAM_TIMEOUT)
     assert (process.returncode, err) == (UNREAD, "")
 
 
@@ -462,8 +463,8 @@ def test_killed(hosts: str, client: Any) -> None:
     with program("--hosts", hosts, "--timeout", "1") as process:
         appears(client)
         process.kill()
-        process.communicate(timeout=LIMIT)
-    wait_until(lambda: client.get_children("/") == [], LIMIT)
+        process.communicate(timeout=PROGRAM_TIMEOUT)
+    wait_until(lambda: client.get_children("/") == [], PROGRAM_TIMEOUT)
 
 
 def measures(client: Any) -> bool:
@@ -480,9 +481,9 @@ def test_server_that_goes_away(own_server: ZooKeeper) -> None:
     client.start()
     try:
         with program("--hosts", own_server.hosts, "--timeout", "2") as process:
-            wait_until(lambda: measures(client), LIMIT)
+            wait_until(lambda: measures(client), PROGRAM_TIMEOUT)
             own_server.nodes[0].kill()
-            out, err = process.communicate(timeout=LIMIT)
+            out, err = process.communicate(timeout=PROGRAM_TIMEOUT)
     finally:
         client.stop()
         client.close()
@@ -552,14 +553,12 @@ def misbehaving(
     arguments = [fault, handler, what, str(told), "--hosts", hosts]
     arguments += ["--seconds", "1", "--timeout", "2"]
     with program(*arguments, script=MISBEHAVING) as process:
-        wait_until(lambda: told.exists() or process.poll() is not None, LIMIT)
+        wait_until(lambda: told.exists() or process.poll() is not None, PROGRAM_TIMEOUT)
         yield process
 
 
 KINDS = list(WORK)
 both_handlers = pytest.mark.parametrize("handler", ["kazoo", "ours"])
-#: Far less than the tests' limit, and far more than it takes.
-SOON = 30.0
 
 
 @both_handlers
@@ -577,7 +576,7 @@ def test_server_that_is_killed_before_a_request(
     hosts = own_server.hosts
     with misbehaving("lost", handler, what, hosts, tmp_path) as process:
         own_server.nodes[0].kill()
-        out, err = process.communicate(timeout=SOON)
+        out, err = process.communicate(timeout=PROGRAM_TIMEOUT)
     assert (process.returncode, out) == (1, "")
     assert the_line(err) == "kazoo_seqthreading: the connection was lost\n"
 
@@ -593,7 +592,7 @@ def test_server_that_hangs_before_a_request(
     hosts = own_server.hosts
     with misbehaving("lost", handler, what, hosts, tmp_path) as process:
         own_server.nodes[0].suspend()
-        out, err = process.communicate(timeout=SOON)
+        out, err = process.communicate(timeout=PROGRAM_TIMEOUT)
     assert (process.returncode, out) == (1, "")
     assert the_line(err).startswith("kazoo_seqthreading: the connection was lost")
 
@@ -601,7 +600,7 @@ def test_server_that_hangs_before_a_request(
 def test_node_that_is_not_created(hosts: str, tmp_path: Path) -> None:
     what = next(iter(WORK))
     with misbehaving("not created", "ours", what, hosts, tmp_path) as process:
-        out, err = process.communicate(timeout=SOON)
+        out, err = process.communicate(timeout=PROGRAM_TIMEOUT)
     assert (process.returncode, out) == (1, "")
     assert "the connection was lost: no answer for 2 s" in the_line(err)
 
@@ -611,7 +610,7 @@ def test_answer_that_does_not_come(hosts: str, handler: str, tmp_path: Path) -> 
     """What kazoo forgets about, though the connection is there."""
     what = next(iter(WORK))
     with misbehaving("unanswered", handler, what, hosts, tmp_path) as process:
-        out, err = process.communicate(timeout=SOON)
+        out, err = process.communicate(timeout=PROGRAM_TIMEOUT)
     assert (process.returncode, out) == (1, "")
     assert "the connection was lost: no answer for 2 s" in the_line(err)
 
@@ -620,7 +619,7 @@ def test_client_that_does_not_stop(hosts: str, client: Any, tmp_path: Path) -> N
     """The figures are there, and shown; nothing hangs at exit either."""
     what = next(iter(WORK))
     with misbehaving("stuck", "kazoo", what, hosts, tmp_path) as process:
-        out, err = process.communicate(timeout=SOON)
+        out, err = process.communicate(timeout=PROGRAM_TIMEOUT)
     assert (process.returncode, err) == (0, f"measuring: {what}\n")
     assert what in out
     assert client.get_children("/") == []

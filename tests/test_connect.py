@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kazoo_seqthreading import SequentialThreadingHandler
-from tests.background import LIMIT
 from tests.support import (
+    TIMEOUT,
     Address,
     KazooClient,
     MakeClient,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import trustme
 
 #: A limit given to what is tested, and how long it may take then, in seconds.
-TIMEOUT, SOON = 0.5, 3.0
+CONNECT_TIMEOUT, SOON = 0.5, 3.0
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def serve(stack: ExitStack, serve_one: Callable[[socket.socket], Any]) -> Addres
 
     def stop() -> None:
         server.shutdown(socket.SHUT_RDWR)  # ends accept
-        thread.join(LIMIT)
+        thread.join(TIMEOUT)
         server.close()
 
     thread.start()
@@ -142,7 +142,7 @@ class TlsServer:
         self.address = serve(stack, self._serve)
 
     def _serve(self, sock: socket.socket) -> None:
-        sock.settimeout(LIMIT)
+        sock.settimeout(TIMEOUT)
         with self.context.wrap_socket(sock, server_side=True) as wrapped:
             wrapped.sendall(b"hello")
             wrapped.recv(1)
@@ -158,7 +158,7 @@ def tls_of(connection: Any) -> Any:
 
 def test_connection(handler: Any, stack: ExitStack) -> None:
     address = serve(stack, lambda sock: sock.sendall(sock.recv(3)[::-1]))
-    with handler.create_connection(address, timeout=LIMIT) as connection:
+    with handler.create_connection(address, timeout=TIMEOUT) as connection:
         assert connection.getpeername() == address
         assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         connection.sendall(b"abc")
@@ -169,21 +169,21 @@ def test_connection(handler: Any, stack: ExitStack) -> None:
 @pytest.mark.stock_fails("the message does not say which address")
 def test_closed_port(handler: Any, closed: Address) -> None:
     with pytest.raises(ConnectionRefusedError, match=f"127.0.0.1:{closed[1]}") as error:
-        handler.create_connection(closed, timeout=LIMIT)
+        handler.create_connection(closed, timeout=TIMEOUT)
     assert error.value.errno == errno.ECONNREFUSED
 
 
 @pytest.mark.stock_fails("the message does not say which address")
 def test_unresolvable_host(handler: Any) -> None:
     with pytest.raises(OSError, match=r"no-such-host\.invalid:2181"):
-        handler.create_connection(("no-such-host.invalid", 2181), timeout=LIMIT)
+        handler.create_connection(("no-such-host.invalid", 2181), timeout=TIMEOUT)
 
 
 @pytest.mark.stock_fails("the message does not say which address")
 def test_dead_host(handler: Any, dead: Address) -> None:
     began = time.monotonic()
     with pytest.raises(OSError, match=f"127.0.0.1:{dead[1]}") as error:
-        handler.create_connection(dead, timeout=TIMEOUT)
+        handler.create_connection(dead, timeout=CONNECT_TIMEOUT)
     assert time.monotonic() - began < SOON
     assert error.value.errno == errno.ETIMEDOUT
 
@@ -196,7 +196,9 @@ def test_several_addresses(
     if first == "is dead":
         make_dead(stack, "127.0.0.2", address[1])
     name = names(monkeypatch, ("127.0.0.2", address[1]), address)
-    connection = handler.create_connection((name, address[1]), timeout=2 * TIMEOUT)
+    connection = handler.create_connection(
+        (name, address[1]), timeout=2 * CONNECT_TIMEOUT
+    )
     with connection:
         assert connection.recv(10) == b"second"
 
@@ -206,7 +208,7 @@ def test_all_addresses_fail(
 ) -> None:
     name = names(monkeypatch, ("127.0.0.2", closed[1]), closed)
     with pytest.raises(ConnectionRefusedError):
-        handler.create_connection((name, closed[1]), timeout=LIMIT)
+        handler.create_connection((name, closed[1]), timeout=TIMEOUT)
 
 
 def test_ipv6(handler: Any) -> None:
@@ -216,14 +218,14 @@ def test_ipv6(handler: Any) -> None:
         pytest.skip("no ::1 here")
     with server:
         address = server.getsockname()[:2]
-        with handler.create_connection(address, timeout=LIMIT) as connection:
+        with handler.create_connection(address, timeout=TIMEOUT) as connection:
             assert connection.getpeername()[:2] == address
 
 
 @pytest.mark.stock_fails("the message does not say which address")
 def test_ipv6_closed_port(handler: Any) -> None:
     with pytest.raises(OSError, match="::1"):
-        handler.create_connection(("::1", 1), timeout=LIMIT)
+        handler.create_connection(("::1", 1), timeout=TIMEOUT)
 
 
 # -- the deadline --------------------------------------------------------------------
@@ -232,7 +234,7 @@ def test_ipv6_closed_port(handler: Any) -> None:
 def drip(sock: socket.socket) -> None:
     """Send a TLS record, byte by byte; it takes as long as all tests may."""
     sock.sendall(b"\x16\x03\x03\x40\x00")
-    for _ in range(int(LIMIT / 0.05)):
+    for _ in range(int(TIMEOUT / 0.05)):
         sock.sendall(b"\0")
         time.sleep(0.05)
 
@@ -242,7 +244,7 @@ def test_deadline_of_a_handshake(handler: Any, stack: ExitStack) -> None:
     address = serve(stack, drip)
     began = time.monotonic()
     with pytest.raises(OSError, match=f"127.0.0.1:{address[1]}"):
-        handler.create_connection(address, timeout=TIMEOUT, use_ssl=True)
+        handler.create_connection(address, timeout=CONNECT_TIMEOUT, use_ssl=True)
     assert time.monotonic() - began < SOON
 
 
@@ -250,7 +252,7 @@ def test_deadline_of_a_handshake(handler: Any, stack: ExitStack) -> None:
 def test_handshake_with_a_silent_server(handler: Any, silent: Address) -> None:
     began = time.monotonic()
     with pytest.raises(OSError, match=f"127.0.0.1:{silent[1]}") as error:
-        handler.create_connection(silent, timeout=TIMEOUT, use_ssl=True)
+        handler.create_connection(silent, timeout=CONNECT_TIMEOUT, use_ssl=True)
     assert time.monotonic() - began < SOON
     assert error.value.errno == errno.ETIMEDOUT
 
@@ -260,14 +262,14 @@ def test_deadline_of_a_name(handler: Any, monkeypatch: pytest.MonkeyPatch) -> No
     answered = threading.Event()
 
     def getaddrinfo(*args: Any, **kwargs: Any) -> Any:
-        answered.wait(LIMIT)
+        answered.wait(TIMEOUT)
         raise socket.gaierror(socket.EAI_AGAIN, "no name server answers")
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     began = time.monotonic()
     try:
         with pytest.raises(OSError, match=r"slow\.example:2181") as error:
-            handler.create_connection(("slow.example", 2181), timeout=TIMEOUT)
+            handler.create_connection(("slow.example", 2181), timeout=CONNECT_TIMEOUT)
         assert time.monotonic() - began < SOON
         assert error.value.errno == errno.ETIMEDOUT
     finally:
@@ -309,7 +311,7 @@ option = pytest.mark.stock_fails("has no such option")
 
 @option
 def test_connect_timeout(handler_class: Any, dead: Address) -> None:
-    handler = handler_class(connect_timeout=TIMEOUT)
+    handler = handler_class(connect_timeout=CONNECT_TIMEOUT)
     began = time.monotonic()
     with pytest.raises(OSError, match=f"127.0.0.1:{dead[1]}"):
         handler.create_connection(dead, timeout=60)
@@ -322,11 +324,11 @@ def test_client_with_a_dead_host(
 ) -> None:
     client = make_client(
         hosts=f"127.0.0.1:{dead[1]},{hosts}",
-        handler=handler_class(connect_timeout=TIMEOUT),
+        handler=handler_class(connect_timeout=CONNECT_TIMEOUT),
         timeout=60,
         randomize_hosts=False,
     )
-    client.start(LIMIT)
+    client.start(TIMEOUT)
     assert client.get_children("/") == []
 
 
@@ -335,7 +337,7 @@ def test_pinger_has_a_timeout(
     handler_class: Any, dead: Address, silent: Address
 ) -> None:
     """kazoo's pinger gives none."""
-    handler = handler_class(connect_timeout=TIMEOUT)
+    handler = handler_class(connect_timeout=CONNECT_TIMEOUT)
     began = time.monotonic()
     with pytest.raises(OSError, match=r"127\.0\.0\.1"):
         handler.create_connection(dead)
@@ -368,7 +370,7 @@ def test_start_with_a_silent_server(
 def test_keepalive(silent: Address, stack: ExitStack) -> None:
     def connect(value: Any) -> Any:
         handler = SequentialThreadingHandler(tcp_keepalive=value)
-        return stack.enter_context(handler.create_connection(silent, timeout=LIMIT))
+        return stack.enter_context(handler.create_connection(silent, timeout=TIMEOUT))
 
     level, on = socket.SOL_SOCKET, socket.SO_KEEPALIVE
     assert not connect(False).getsockopt(level, on)
@@ -389,7 +391,7 @@ def test_keepalive_as_macos_names_it(
     monkeypatch.delattr(socket, "TCP_KEEPIDLE")
     monkeypatch.setattr(socket, "TCP_KEEPALIVE", number, raising=False)
     handler = SequentialThreadingHandler(tcp_keepalive=(30, 5, 3))
-    connection = stack.enter_context(handler.create_connection(silent, timeout=LIMIT))
+    connection = stack.enter_context(handler.create_connection(silent, timeout=TIMEOUT))
     assert connection.getsockopt(socket.IPPROTO_TCP, number) == 30
 
 
@@ -401,7 +403,7 @@ def test_host_name_is_checked(handler: Any, tls: Any, ca: str, hostname: str) ->
     connection = handler.create_connection(
         tls.address,
         hostname=hostname,
-        timeout=LIMIT,
+        timeout=TIMEOUT,
         use_ssl=True,
         ca=ca,
         check_hostname=True,
@@ -418,7 +420,7 @@ def test_wrong_host_name(handler: Any, tls: Any, ca: str) -> None:
         return handler.create_connection(
             tls.address,
             hostname="other.example",
-            timeout=LIMIT,
+            timeout=TIMEOUT,
             use_ssl=True,
             ca=ca,
             check_hostname=check_hostname,
@@ -433,9 +435,9 @@ def test_wrong_host_name(handler: Any, tls: Any, ca: str) -> None:
 def test_untrusted_certificate(handler: Any, tls: Any) -> None:
     where = f"127.0.0.1:{tls.address[1]}"
     with pytest.raises(ssl.SSLCertVerificationError, match=where):
-        handler.create_connection(tls.address, timeout=LIMIT, use_ssl=True)
+        handler.create_connection(tls.address, timeout=TIMEOUT, use_ssl=True)
     handler.create_connection(
-        tls.address, timeout=LIMIT, use_ssl=True, verify_certs=False
+        tls.address, timeout=TIMEOUT, use_ssl=True, verify_certs=False
     ).close()
 
 
@@ -443,12 +445,12 @@ def test_untrusted_certificate(handler: Any, tls: Any) -> None:
 def test_server_without_tls(handler: Any, stack: ExitStack) -> None:
     address = serve(stack, lambda sock: sock.sendall(b"no TLS here\r\n" * 10))
     with pytest.raises(ssl.SSLError, match=f"127.0.0.1:{address[1]}"):
-        handler.create_connection(address, timeout=LIMIT, use_ssl=True)
+        handler.create_connection(address, timeout=TIMEOUT, use_ssl=True)
 
 
 def test_minimum_version(handler: Any, tls: Any, ca: str) -> None:
     with handler.create_connection(
-        tls.address, timeout=LIMIT, use_ssl=True, ca=ca
+        tls.address, timeout=TIMEOUT, use_ssl=True, ca=ca
     ) as connection:
         assert tls_of(connection).context.minimum_version == ssl.TLSVersion.TLSv1_2
 
@@ -465,7 +467,7 @@ def test_own_context(
         use_ssl=True,
         handler=handler_class(ssl_context=context),
     )
-    client.start(LIMIT)
+    client.start(TIMEOUT)
     assert client.exists("/") is not None
     connection = client._connection._socket
     assert tls_of(connection).version() == "TLSv1.3"
@@ -477,7 +479,7 @@ def test_context_is_cached_until_a_file_changes(
 ) -> None:
     def connect() -> Any:
         return handler.create_connection(
-            tls.address, timeout=LIMIT, use_ssl=True, ca=ca
+            tls.address, timeout=TIMEOUT, use_ssl=True, ca=ca
         )
 
     def replace(authority: str) -> None:
@@ -511,7 +513,7 @@ def test_client_certificate_is_read_again_when_it_changes(
     authority.issue_cert("127.0.0.1").configure_cert(context)
 
     def note_client(sock: socket.socket) -> None:
-        sock.settimeout(LIMIT)
+        sock.settimeout(TIMEOUT)
         with context.wrap_socket(sock, server_side=True) as wrapped:
             certificate: Any = wrapped.getpeercert()
             serial_numbers.append(int(certificate["serialNumber"], 16))
@@ -526,7 +528,7 @@ def test_client_certificate_is_read_again_when_it_changes(
     def connect() -> None:
         connection = handler.create_connection(
             address,
-            timeout=LIMIT,
+            timeout=TIMEOUT,
             use_ssl=True,
             ca=ca,
             certfile=str(certfile),
@@ -566,7 +568,7 @@ def test_context_is_cached(handler: Any, tls: Any, ca: str) -> None:
     contexts = set()
     for _ in range(3):
         connection = handler.create_connection(
-            tls.address, timeout=LIMIT, use_ssl=True, ca=ca
+            tls.address, timeout=TIMEOUT, use_ssl=True, ca=ca
         )
         with connection:
             contexts.add(tls_of(connection).context)
@@ -589,7 +591,7 @@ def test_command_over_tls(
         ca=tls_server.tls.ca,
         **options,
     )
-    client.start(LIMIT)
+    client.start(TIMEOUT)
     assert client.command(b"ruok") == "imok"
     assert client.server_version() >= (3, 4)
     assert client.exists("/") is not None
@@ -610,7 +612,7 @@ def test_client_certificate(make_client: MakeClient, tmp_path: Path) -> None:
             certfile=tls.client_cert,
             keyfile=tls.client_key,
         )
-        client.start(LIMIT)
+        client.start(TIMEOUT)
         assert client.exists("/") is not None
         client.stop()
         stranger = make_client(hosts=zookeeper.tls_hosts, use_ssl=True, ca=tls.ca)
@@ -644,7 +646,7 @@ def test_no_descriptor_is_left(
         with pytest.raises(OSError) as caught:
             handler.create_connection(
                 addresses[failure],
-                timeout=0.05 if failure == "silent" else LIMIT,
+                timeout=0.05 if failure == "silent" else TIMEOUT,
                 use_ssl=True,
             )
         errors.append(caught.value)
@@ -693,7 +695,7 @@ def test_closing_the_socket_reconnects_at_once(
         ca=tls_server.tls.ca,
         timeout=60.0,  # so that no time-out helps
     )
-    client.start(LIMIT)
+    client.start(TIMEOUT)
     session = client.client_id
     states: list[str] = []
     client.add_listener(states.append)
@@ -736,7 +738,7 @@ class Subclass(SequentialThreadingHandler):
 def test_subclass(make_client: MakeClient) -> None:
     handler = Subclass(5.0)
     client = make_client(handler=handler, timeout=60.0)
-    client.start(LIMIT)
+    client.start(TIMEOUT)
     assert client.create("/a/b", b"1", makepath=True) == "/a/b"
     assert client.get("/a/b")[0] == b"1"
     session = client.client_id
@@ -770,7 +772,7 @@ def test_file_that_cannot_be_used(
     if argument == "certfile":
         options["keyfile"] = str(path)
     with pytest.raises(OSError, match=r"127\.0\.0\.1:2281") as caught:
-        handler.create_connection(("127.0.0.1", 2281), timeout=LIMIT, **options)
+        handler.create_connection(("127.0.0.1", 2281), timeout=TIMEOUT, **options)
     assert "some.pem" in str(caught.value)
 
 
@@ -780,7 +782,7 @@ def test_certificate_or_key_alone_is_ignored(
 ) -> None:
     connection = handler.create_connection(
         tls.address,
-        timeout=LIMIT,
+        timeout=TIMEOUT,
         use_ssl=True,
         ca=ca,
         **{argument: str(tmp_path / "none.pem")},
@@ -796,7 +798,7 @@ def test_what_connection_threads_do_is_counted(
     client = make_client(
         hosts=f"127.0.0.1:{closed[1]},{hosts}", handler=handler, randomize_hosts=False
     )
-    client.start(LIMIT)
+    client.start(TIMEOUT)
     assert client.command(b"ruok") == "imok"  # over a connection of the caller's
     stats = handler.stats()
     assert (stats.connections_made, stats.connections_failed) == (1, 1)
@@ -811,12 +813,12 @@ def test_methods_of_a_socket(
 ) -> None:
     address = tls.address if use_ssl else silent
     connection: Any = handler.create_connection(
-        address, timeout=LIMIT, use_ssl=use_ssl, ca=ca
+        address, timeout=TIMEOUT, use_ssl=use_ssl, ca=ca
     )
     assert isinstance(connection, socket.socket) is True
     with connection:
         assert connection.getpeername() == address
-        assert LIMIT - 1 < connection.gettimeout() <= LIMIT
+        assert TIMEOUT - 1 < connection.gettimeout() <= TIMEOUT
         assert connection.family == socket.AF_INET
         assert connection.type == socket.SOCK_STREAM
         if use_ssl:

@@ -16,10 +16,16 @@ import pytest
 from kazoo_seqthreading import SequentialThreadingHandler, _select
 from kazoo_seqthreading._connection import Connection
 from kazoo_seqthreading._wakeup import attach
-from tests.background import in_background
-from tests.concurrency import LIMIT, Gate, in_thread
 from tests.internals import give_history, make_channel, wait_for_messages
-from tests.support import KazooClient, MakeClient, wait_until
+from tests.support import (
+    TIMEOUT,
+    Gate,
+    KazooClient,
+    MakeClient,
+    in_background,
+    in_thread,
+    wait_until,
+)
 
 #: More than the buffers of two sockets take.
 LARGE = 8_000_000
@@ -33,11 +39,13 @@ class Ends:
         self._handler = handler
         with socket.create_server(("127.0.0.1", 0)) as server:
             server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            connection = handler.create_connection(server.getsockname(), timeout=LIMIT)
+            connection = handler.create_connection(
+                server.getsockname(), timeout=TIMEOUT
+            )
             assert isinstance(connection, Connection)
             self.connection = connection
             self.peer, _ = server.accept()
-            self.peer.settimeout(LIMIT)
+            self.peer.settimeout(TIMEOUT)
         self._reader, self._writer = make_channel(handler)
         attach(self._reader, self._writer, KazooClient(handler=handler))
 
@@ -74,7 +82,7 @@ def test_what_was_gathered_behind_a_full_socket_leaves(ends: Ends) -> None:
     received = in_background(lambda: ends.receive(LARGE + len(PING))[LARGE:])
     # Nothing wakes it but the socket, that can be written again.
     assert ends.select(2.0) == []
-    assert received.result(LIMIT) == PING
+    assert received.result(TIMEOUT) == PING
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["kept", "lost"])
@@ -147,5 +155,5 @@ def test_names_are_resolved_though_no_more_may_be_spawned() -> None:
         busy = handler.spawn(inside)
         inside.wait_entered()
         port = server.getsockname()[1]
-        handler.create_connection(("localhost", port), timeout=LIMIT).close()
-    busy.join(LIMIT)
+        handler.create_connection(("localhost", port), timeout=TIMEOUT).close()
+    busy.join(TIMEOUT)

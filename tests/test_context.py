@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from kazoo_seqthreading import AsyncResult, SequentialThreadingHandler
-from tests.concurrency import LIMIT, in_thread
+from tests.support import TIMEOUT, in_thread
 
 request_id: contextvars.ContextVar[str] = contextvars.ContextVar(
     "request_id", default="none"
@@ -51,7 +51,7 @@ def test_callbacks_of_a_client(client: Any) -> None:
         with request(name):
             client.get_async("/").rawlink(noting(future))
     for name, future in seen.items():
-        assert future.result(LIMIT) == name
+        assert future.result(TIMEOUT) == name
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -74,7 +74,7 @@ def test_context_is_that_of_the_link(
     with request("later"):
         if not late:
             in_thread(complete)
-        assert seen.result(LIMIT) == "of the link"
+        assert seen.result(TIMEOUT) == "of the link"
 
 
 def test_links_of_one_result_have_contexts_of_their_own(
@@ -86,7 +86,7 @@ def test_links_of_one_result_have_contexts_of_their_own(
         with request(str(number)):
             result.rawlink(noting(future))
     result.set("value")
-    assert [future.result(LIMIT) for future in seen] == ["0", "1", "2"]
+    assert [future.result(TIMEOUT) for future in seen] == ["0", "1", "2"]
 
 
 def test_what_a_callback_sets_stays_in_its_context(
@@ -102,7 +102,7 @@ def test_what_a_callback_sets_stays_in_its_context(
         result.rawlink(change)
         result.rawlink(noting(seen))
         result.set("value")
-        assert seen.result(LIMIT) == "mine"
+        assert seen.result(TIMEOUT) == "mine"
         assert request_id.get() == "mine"
 
 
@@ -114,7 +114,7 @@ def test_what_a_callback_links_inherits_its_context(client: Any) -> None:
 
     with request("mine"):
         client.get_async("/").rawlink(again)
-    assert seen.result(LIMIT) == "mine"
+    assert seen.result(TIMEOUT) == "mine"
 
 
 def test_callback_may_complete_another_result(
@@ -127,7 +127,7 @@ def test_callback_may_complete_another_result(
         first.rawlink(lambda result: second.set(2))
         second.rawlink(noting(seen))
     first.set(1)
-    assert seen.result(LIMIT) == "mine"
+    assert seen.result(TIMEOUT) == "mine"
 
 
 def test_unlink_finds_a_link_of_another_context(
@@ -142,7 +142,7 @@ def test_unlink_finds_a_link_of_another_context(
         result.unlink(called.append)
         result.rawlink(noting(seen))
     result.set(1)
-    assert seen.result(LIMIT) == "other"
+    assert seen.result(TIMEOUT) == "other"
     assert not called
 
 
@@ -151,7 +151,7 @@ def test_create_in_a_context(client: Any) -> None:
     seen: Future[str] = Future()
     with request("mine"):
         client.create_async("/x/y/z", makepath=True).rawlink(noting(seen))
-    assert seen.result(LIMIT) == "mine"
+    assert seen.result(TIMEOUT) == "mine"
 
 
 def test_task_keeps_its_context(client: Any) -> None:
@@ -161,7 +161,7 @@ def test_task_keeps_its_context(client: Any) -> None:
             client.get_async("/").rawlink(noting(seen))
             await client.get_async("/")
             mine = request_id.get()
-            return mine, await asyncio.wait_for(asyncio.wrap_future(seen), LIMIT)
+            return mine, await asyncio.wait_for(asyncio.wrap_future(seen), TIMEOUT)
 
     async def main() -> Any:
         return await asyncio.gather(*[serve(str(n)) for n in range(20)])
@@ -189,6 +189,6 @@ def test_context_goes_with_the_callback(handler: SequentialThreadingHandler) -> 
     result.set(1)
     done = threading.Event()
     handler.completion_queue.put(done.set)
-    assert done.wait(LIMIT)
+    assert done.wait(TIMEOUT)
     gc.collect()
     assert gone() is None

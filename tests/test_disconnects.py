@@ -21,9 +21,8 @@ from kazoo_seqthreading._connection import Connection
 from kazoo_seqthreading._disconnects import CAUSES, Reconnect
 from kazoo_seqthreading._history import Clocks, Facts, History, StackSample
 from kazoo_seqthreading._stats import TrafficCounters
-from tests.concurrency import LIMIT
 from tests.internals import wait_for_messages
-from tests.support import ROOT, run_python, wait_until
+from tests.support import ROOT, TIMEOUT, run_python, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -241,7 +240,7 @@ def test_log_and_stats_tell_the_same(
     lost, again = (one for one in caplog.records if one.name == CONNECTION)
     assert (lost.levelname, lost.message) == ("WARNING", str(disconnect))
     assert {name: vars(lost)[name] for name in asdict(disconnect)} == asdict(disconnect)
-    assert abs(disconnect.at - time.time()) < LIMIT
+    assert abs(disconnect.at - time.time()) < TIMEOUT
     assert disconnect.session_id == session
     assert disconnect.session_timeout_seconds == client._session_timeout / 1000
     assert again.levelname == "INFO"
@@ -272,7 +271,7 @@ def test_server_that_is_not_read_only(client: Any, hosts: str) -> None:
     client._connection.retry_sleeper.max_delay = 0.1
     lost = threading.Event()
     client.add_listener(lambda state: lost.set())
-    assert lost.wait(LIMIT)  # with the next heartbeat
+    assert lost.wait(TIMEOUT)  # with the next heartbeat
     assert wait_until(lambda: causes(client)) == ["read_write"]
 
 
@@ -300,7 +299,7 @@ def test_log_handler_that_holds_up_the_connection_thread(
         def emit(self, record: logging.LogRecord) -> None:
             if not held_up.is_set() and "Received response" in record.getMessage():
                 held_up.set()
-                assert gone.wait(LIMIT)
+                assert gone.wait(TIMEOUT)
 
     gone = threading.Event()
     witness = make_client(hosts=own_server.hosts)
@@ -313,8 +312,8 @@ def test_log_handler_that_holds_up_the_connection_thread(
     assert witness.exists(path, watch=lambda event: gone.set())
     log.addHandler(Blocks())
     client.exists_async("/")
-    assert held_up.wait(LIMIT)
-    wait_until(lambda: causes(client) == ["call", "expired"], LIMIT)
+    assert held_up.wait(TIMEOUT)
+    wait_until(lambda: causes(client) == ["call", "expired"], TIMEOUT)
     (first, _) = client.handler.stats().disconnects
     assert "emit (" in first.held_up_by
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.background import LIMIT
-from tests.support import run_python
+from tests.support import TIMEOUT, run_python
 
 START = """
 import importlib, logging, os, signal, sys, threading, time
@@ -61,7 +60,8 @@ def signal_in(function, number=signal.SIGINT):
 def run(hosts: str, handler_class: type[Any]) -> Any:
     """Return a function that runs a script with the handler under test."""
 
-    limit = LIMIT + 5 if handler_class.__module__.startswith("kazoo.") else 4 * LIMIT
+    stock = handler_class.__module__.startswith("kazoo.")
+    limit = TIMEOUT if stock else 2 * TIMEOUT
 
     def run(script: str, *arguments: str) -> str:
         try:
@@ -229,7 +229,7 @@ handler.{queue}.put(threading.Event().wait)
 entered.wait()
 threading.excepthook = sys.excepthook = sys.unraisablehook = print
 """
-    done = run_python(script, timeout=LIMIT + 5)
+    done = run_python(script, timeout=TIMEOUT + 5)
     assert (done.returncode, done.stdout) == (0, "")
     (report,) = [line for line in done.stderr.splitlines() if line[:1].isalpha()]
     assert "did not stop within 0.1 s: still running threading.Event.wait" in report

@@ -22,9 +22,16 @@ import pytest
 from kazoo.client import KazooClient
 from kazoo.exceptions import ConnectionClosedError
 
-from tests.background import LIMIT, in_background
 from tests.forking import Child, call, in_child, use
-from tests.support import ROOT, MakeClient, descriptors, run_python, wait_until
+from tests.support import (
+    ROOT,
+    TIMEOUT,
+    MakeClient,
+    descriptors,
+    in_background,
+    run_python,
+    wait_until,
+)
 from tests.zookeeper import ZooKeeper
 
 pytestmark = [
@@ -40,7 +47,7 @@ hangs = pytest.mark.stock_fails("an inherited client hangs")
 def patience(handler_class: type[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Give children less time where kazoo's handler hangs."""
     if handler_class.__module__.startswith("kazoo."):
-        monkeypatch.setattr(Child, "limit", LIMIT)
+        monkeypatch.setattr(Child, "limit", TIMEOUT)
 
 
 @pytest.fixture
@@ -58,7 +65,7 @@ def unharmed(client: Any, make_client: MakeClient) -> Iterator[Any]:
     assert other.exists("/parent").owner_session_id == session[0]
     assert fired.empty()
     other.set("/parent", b"1")
-    assert fired.get(timeout=LIMIT).path == "/parent"
+    assert fired.get(timeout=TIMEOUT).path == "/parent"
     assert client.client_id == session
     assert client.get("/parent")[0] == b"1"
     assert states == []
@@ -117,7 +124,7 @@ def test_events_of_the_child(unharmed: Any) -> None:
     def wait() -> Any:
         event = handler.event_object()
         threading.Timer(0.05, event.set).start()
-        return inherited.wait(), event.wait(LIMIT), handler.event_object().wait(0.05)
+        return inherited.wait(), event.wait(TIMEOUT), handler.event_object().wait(0.05)
 
     assert in_child(wait) == (True, True, False)
 
@@ -160,7 +167,7 @@ def test_start(unharmed: Any, before: list[str]) -> None:
     def run() -> Any:
         for name in before:
             call(getattr(unharmed, name), *(["/"] if name == "exists" else []))
-        unharmed.start(2 * LIMIT)
+        unharmed.start(2 * TIMEOUT)
         other = unharmed.client_id[0] != session[0]
         seen = unharmed.get("/parent")[0]
         return other, seen, use(unharmed)
@@ -183,7 +190,7 @@ def test_watches_and_callbacks_of_the_parent_do_not_run(unharmed: Any) -> None:
     may_return = threading.Event()
 
     def run(argument: Any) -> None:
-        may_return.wait(LIMIT)
+        may_return.wait(TIMEOUT)
         ran.append(os.getpid())
 
     unharmed.exists("/node", watch=run)
@@ -197,7 +204,7 @@ def test_watches_and_callbacks_of_the_parent_do_not_run(unharmed: Any) -> None:
         unharmed.start()
         done = threading.Event()
         unharmed.exists_async("/").rawlink(lambda result: done.set())
-        assert done.wait(LIMIT)
+        assert done.wait(TIMEOUT)
         unharmed.stop()
         return ran
 
@@ -305,17 +312,17 @@ def test_locks_held_at_the_fork(unharmed: Any) -> None:
     def hold() -> None:
         with locks[0], locks[1], locks[2]:
             held.set()
-            may_release.wait(Child.limit + LIMIT)
+            may_release.wait(Child.limit + TIMEOUT)
 
     holder = in_background(hold)
-    assert held.wait(LIMIT)
+    assert held.wait(TIMEOUT)
     try:
         acquire = [lock.acquire for lock in locks[:2]]
         assert in_child(lambda: [one(timeout=5) for one in acquire]) == [True, True]
         assert not any(one(blocking=False) for one in acquire)  # the parent's are held
     finally:
         may_release.set()
-    holder.result(LIMIT)
+    holder.result(TIMEOUT)
 
 
 def test_lock_held_by_the_forking_thread_stays_held(unharmed: Any) -> None:
@@ -340,7 +347,7 @@ def test_fork_under_load(unharmed: Any, handler_class: Any, hosts: str) -> None:
     workers = [in_background(work) for _ in range(3)]
     try:
         for number in range(20):
-            assert ran.acquire(timeout=LIMIT)
+            assert ran.acquire(timeout=TIMEOUT)
             child = Child(lambda: call(unharmed.exists, "/"))
             assert child.result() == ("ConnectionClosedError", True)
             if number % 5 == 0:
@@ -350,7 +357,7 @@ def test_fork_under_load(unharmed: Any, handler_class: Any, hosts: str) -> None:
     finally:
         stop.set()
         for worker in workers:
-            worker.result(LIMIT)
+            worker.result(TIMEOUT)
 
 
 # -- new clients ---------------------------------------------------------------------
@@ -430,7 +437,7 @@ def test_fork_in_callback(unharmed: Any, kind: str) -> None:
         unharmed.create("/node")
     else:
         unharmed.handler.spawn(callback)
-    outcome = outcomes.get(timeout=Child.limit + LIMIT)
+    outcome = outcomes.get(timeout=Child.limit + TIMEOUT)
     assert outcome == (("ConnectionClosedError", True), b"value")
 
 
@@ -449,9 +456,9 @@ def test_fork_in_listener(make_client: MakeClient) -> None:
 
     client.add_listener(listener)
     client.start_async()
-    outcome = outcomes.get(timeout=Child.limit + LIMIT)
+    outcome = outcomes.get(timeout=Child.limit + TIMEOUT)
     assert outcome == (("ConnectionClosedError", True), b"value")
-    wait_until(lambda: client.connected, 3 * LIMIT)
+    wait_until(lambda: client.connected, 3 * TIMEOUT)
     assert client.exists("/") is not None
 
 
@@ -467,8 +474,8 @@ def test_fork_while_suspended(make_client: MakeClient, own_server: ZooKeeper) ->
     child = Child(lambda: [call(client.exists, "/"), call(client.stop)])
     assert child.result() == [("ConnectionClosedError", True), ("returned", True)]
     own_server.restore()
-    waiting.exception(3 * LIMIT)  # answered, or lost with the connection
-    wait_until(lambda: client.connected, 3 * LIMIT)
+    waiting.exception(3 * TIMEOUT)  # answered, or lost with the connection
+    wait_until(lambda: client.connected, 3 * TIMEOUT)
     assert client.exists("/") is not None
 
 
@@ -523,7 +530,7 @@ def test_pre_fork_server(unharmed: Any, make_client: MakeClient) -> None:
     """Workers that start the inherited client and share work through ZooKeeper."""
 
     def serve() -> None:
-        unharmed.start(2 * LIMIT)
+        unharmed.start(2 * TIMEOUT)
         for _ in range(5):
             with unharmed.Lock("/lock"):
                 value = int(unharmed.get("/count")[0])

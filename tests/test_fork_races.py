@@ -12,11 +12,17 @@ from typing import Any
 import pytest
 
 from kazoo_seqthreading import SequentialThreadingHandler
-from tests.background import LIMIT, in_background
-from tests.concurrency import Gate, frequent_switches, together
 from tests.forking import call, in_child, use
 from tests.internals import core_of
-from tests.support import MakeClient, wait_until
+from tests.support import (
+    TIMEOUT,
+    Gate,
+    MakeClient,
+    frequent_switches,
+    in_background,
+    together,
+    wait_until,
+)
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here"),
@@ -41,12 +47,12 @@ def use_everything(client: Any) -> Any:
     result = handler.async_result()
     future = result.as_future()
     result.set("value")
-    handler.spawn(int).join(LIMIT)
+    handler.spawn(int).join(TIMEOUT)
     handler.stop()
     with pytest.raises(OSError, match="refused"):
         handler.create_connection(("127.0.0.1", 1))
     handler.stats()
-    return outcome, future.result(LIMIT), use(client)
+    return outcome, future.result(TIMEOUT), use(client)
 
 
 @pytest.mark.parametrize("name", LOCKS)
@@ -57,15 +63,15 @@ def test_lock_held_by_another_thread(client: Any, name: str) -> None:
     def hold() -> None:
         with lock:
             held.set()
-            may_release.wait(4 * LIMIT)
+            may_release.wait(4 * TIMEOUT)
 
     holder = in_background(hold)
     try:
-        assert held.wait(LIMIT)
+        assert held.wait(TIMEOUT)
         assert in_child(use_everything, client) == (FAILED, "value", b"value")
     finally:
         may_release.set()
-    holder.result(LIMIT)
+    holder.result(TIMEOUT)
 
 
 @pytest.mark.parametrize("kind", ["lock_object", "rlock_object"])
@@ -77,7 +83,7 @@ def test_lock_is_free_in_the_child(client: Any, kind: str) -> None:
     def hold() -> None:
         with lock:
             held.set()
-            may_release.wait(4 * LIMIT)
+            may_release.wait(4 * TIMEOUT)
 
     def acquire() -> Any:
         with lock:
@@ -85,14 +91,14 @@ def test_lock_is_free_in_the_child(client: Any, kind: str) -> None:
 
     holder = in_background(hold)
     try:
-        assert held.wait(LIMIT)
-        waiting = in_background(lock.acquire, True, LIMIT)
+        assert held.wait(TIMEOUT)
+        waiting = in_background(lock.acquire, True, TIMEOUT)
         assert in_child(acquire) == [False]
         assert not lock.acquire(False)
     finally:
         may_release.set()
-    holder.result(LIMIT)
-    assert waiting.result(LIMIT) is True
+    holder.result(TIMEOUT)
+    assert waiting.result(TIMEOUT) is True
 
 
 def test_lock_that_was_acquired_just_now(client: Any) -> None:
@@ -105,22 +111,22 @@ def test_lock_that_was_acquired_just_now(client: Any) -> None:
     def hold() -> None:
         with lock._Lock__lock:
             held.set()
-            may_release.wait(LIMIT)
+            may_release.wait(TIMEOUT)
 
     holder = in_background(hold)
     try:
-        assert held.wait(LIMIT)
-        assert in_child(partial(lock.acquire, timeout=LIMIT / 2)) is True
+        assert held.wait(TIMEOUT)
+        assert in_child(partial(lock.acquire, timeout=TIMEOUT / 2)) is True
     finally:
         may_release.set()
-    holder.result(LIMIT)
+    holder.result(TIMEOUT)
 
 
 def test_lock_that_another_thread_releases(client: Any) -> None:
     """A fork in its former owner leaves it free."""
     lock = client.handler.lock_object()
     lock.acquire()
-    in_background(lock.release).result(LIMIT)
+    in_background(lock.release).result(TIMEOUT)
     assert in_child(lock.acquire, False) is True
 
 
@@ -139,7 +145,7 @@ def test_fork_while_the_client_stops(client: Any) -> None:
         stopping = in_background(client.stop)
         wait_until(lambda: not client.handler.running)
         assert in_child(call, client.exists, "/") == FAILED
-    stopping.result(LIMIT)
+    stopping.result(TIMEOUT)
 
 
 def test_first_calls_of_two_threads(make_client: MakeClient) -> None:
@@ -189,7 +195,7 @@ def test_spawned_threads_of_the_parent(make_client: MakeClient) -> None:
         alive = [one.is_alive() for one in spawned]
         counts = [handler.stats().spawned_threads]
         for _ in range(2):
-            handler.spawn(counts.append, 1).join(LIMIT)
+            handler.spawn(counts.append, 1).join(TIMEOUT)
         return alive, counts
 
     with Gate() as inside:
@@ -199,7 +205,7 @@ def test_spawned_threads_of_the_parent(make_client: MakeClient) -> None:
         assert in_child(look) == ([False, False], [0, 1, 1])
         assert [one.is_alive() for one in spawned] == [True, True]
     for one in spawned:
-        one.join(LIMIT)
+        one.join(TIMEOUT)
 
 
 class Warnings(logging.Handler):
@@ -222,13 +228,13 @@ def test_background_threads(make_client: MakeClient) -> None:
     logger = logging.getLogger("kazoo_seqthreading.watchdog")
 
     def use_both() -> Any:
-        stat = client.exists_async("/").as_future().result(LIMIT)
+        stat = client.exists_async("/").as_future().result(TIMEOUT)
         warnings = Warnings()
         logger.addHandler(warnings)
         try:
             with Gate() as inside:
                 client.handler.completion_queue.put(inside)
-                return stat is not None, warnings.came.wait(LIMIT)
+                return stat is not None, warnings.came.wait(TIMEOUT)
         finally:
             logger.removeHandler(warnings)
 
@@ -257,7 +263,7 @@ def test_fork_in_a_spawned_function(make_client: MakeClient, limit: int | None) 
             if limit is not None:
                 assert not next_one.ident
             may_end.set()
-            next_one.join(LIMIT)
+            next_one.join(TIMEOUT)
             assert ran.is_set()
             os.write(writer, b"%d" % counts[0])
             status = 0
@@ -268,14 +274,14 @@ def test_fork_in_a_spawned_function(make_client: MakeClient, limit: int | None) 
         pid = os.fork()
         if not pid:
             threading.Thread(target=tell, daemon=True).start()
-            may_end.wait(LIMIT)
+            may_end.wait(TIMEOUT)
         children.append(pid)
 
     children, counts = list[int](), list[int]()
     may_end, ran = threading.Event(), threading.Event()
     spawned = handler.spawn(fork)
     try:
-        spawned.join(LIMIT)
+        spawned.join(TIMEOUT)
         assert os.waitpid(children[0], 0)[1] == 0
         assert os.read(reader, 10) == b"1"
     finally:

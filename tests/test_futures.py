@@ -18,16 +18,23 @@ import pytest
 from kazoo.exceptions import ConnectionClosedError, NoNodeError
 
 from kazoo_seqthreading import AsyncResult, SequentialThreadingHandler, TimeoutError
-from tests.concurrency import LIMIT, Gate, frequent_switches, in_thread, together
 from tests.internals import run_as_connection
-from tests.support import MakeClient, refcounted
+from tests.support import (
+    TIMEOUT,
+    Gate,
+    MakeClient,
+    frequent_switches,
+    in_thread,
+    refcounted,
+    together,
+)
 
 
 def settle(result: AsyncResult[Any]) -> None:
     """Wait until all callbacks that are queued have run."""
     done = threading.Event()
     result._handler.completion_queue.put(done.set)
-    assert done.wait(LIMIT)
+    assert done.wait(TIMEOUT)
 
 
 # -- on a server -----------------------------------------------------------------------
@@ -35,7 +42,7 @@ def settle(result: AsyncResult[Any]) -> None:
 
 def test_wait(client: Any) -> None:
     futures = [client.get_async(path).as_future() for path in ("/", "/no", "/")]
-    done, not_done = concurrent.futures.wait(futures, LIMIT)
+    done, not_done = concurrent.futures.wait(futures, TIMEOUT)
     assert (done, not_done) == (set(futures), set())
     assert futures[0].result()[0] == futures[2].result()[0] == b""
     assert type(futures[1].exception()) is NoNodeError
@@ -44,7 +51,7 @@ def test_wait(client: Any) -> None:
 def test_wait_for_the_first_exception(client: Any, result: AsyncResult[Any]) -> None:
     failing, pending = client.get_async("/no").as_future(), result.as_future()
     done, not_done = concurrent.futures.wait(
-        [failing, pending], LIMIT, concurrent.futures.FIRST_EXCEPTION
+        [failing, pending], TIMEOUT, concurrent.futures.FIRST_EXCEPTION
     )
     assert (done, not_done) == ({failing}, {pending})
     result.set()
@@ -53,7 +60,7 @@ def test_wait_for_the_first_exception(client: Any, result: AsyncResult[Any]) -> 
 def test_as_completed(client: Any) -> None:
     futures = {client.create_async(f"/{n}").as_future(): f"/{n}" for n in range(200)}
     seen = set()
-    for future in concurrent.futures.as_completed(futures, LIMIT):
+    for future in concurrent.futures.as_completed(futures, TIMEOUT):
         assert future.result() == futures[future]
         seen.add(future)
     assert seen == set(futures)
@@ -62,10 +69,10 @@ def test_as_completed(client: Any) -> None:
 def test_wrap_future(client: Any) -> None:
     async def main() -> None:
         wrapped = asyncio.wrap_future(client.get_async("/").as_future())
-        assert (await asyncio.wait_for(wrapped, LIMIT))[0] == b""
+        assert (await asyncio.wait_for(wrapped, TIMEOUT))[0] == b""
         wrapped = asyncio.wrap_future(client.get_async("/no").as_future())
         with pytest.raises(NoNodeError):
-            await asyncio.wait_for(wrapped, LIMIT)
+            await asyncio.wait_for(wrapped, TIMEOUT)
 
     asyncio.run(main())
 
@@ -76,7 +83,7 @@ def test_client_that_stops_completes_all(make_client: MakeClient) -> None:
     futures = [client.get_async("/").as_future() for _ in range(100)]
     client.stop()
     futures.append(client.get_async("/").as_future())
-    done, not_done = concurrent.futures.wait(futures, LIMIT)
+    done, not_done = concurrent.futures.wait(futures, TIMEOUT)
     assert not not_done
     for future in done:
         assert future.exception() is None or isinstance(
@@ -115,7 +122,7 @@ def test_future_of_a_stopped_handler() -> None:
     result = AsyncResult[str](SequentialThreadingHandler())
     future = result.as_future()
     result.set("value")
-    assert future.result(LIMIT) == "value"
+    assert future.result(TIMEOUT) == "value"
 
 
 def test_exception_is_the_futures_own(result: AsyncResult[Any]) -> None:
@@ -154,7 +161,7 @@ def test_failing_done_callback_harms_nobody(result: AsyncResult[Any]) -> None:
     result.as_future().add_done_callback(next_ones.append)
     result.rawlink(lambda result: called.set())
     result.set("value")
-    assert called.wait(LIMIT)
+    assert called.wait(TIMEOUT)
     assert result.as_future().result(0) == "value"
     settle(result)
     assert next_ones == [result.as_future()]
@@ -173,16 +180,16 @@ def test_done_callback_of_a_client_runs_in_the_completion_worker(
 ) -> None:
     future, seen = client.get_async("/").as_future(), Future[str]()
     if late:
-        future.result(LIMIT)
+        future.result(TIMEOUT)
     future.add_done_callback(running_thread(seen))
-    assert seen.result(LIMIT).endswith("-completion")
+    assert seen.result(TIMEOUT).endswith("-completion")
 
 
 def test_done_callback_of_a_cancelled_future(result: AsyncResult[Any]) -> None:
     seen = Future[str]()
     result.as_future().add_done_callback(running_thread(seen))
     result.as_future().cancel()
-    assert seen.result(LIMIT).endswith("-completion")
+    assert seen.result(TIMEOUT).endswith("-completion")
 
 
 def test_done_callback_on_a_stopped_handler_runs_where_it_is_completed() -> None:
@@ -208,7 +215,7 @@ def test_done_callback_that_blocks_does_not_hold_up_a_client(client: Any) -> Non
         client.get_async("/").as_future().add_done_callback(inside)
         inside.wait_entered()
         assert client.get("/")[0] == b""
-        assert client.get_async("/").as_future().result(LIMIT)[0] == b""
+        assert client.get_async("/").as_future().result(TIMEOUT)[0] == b""
 
 
 def test_who_holds_a_futures_lock_does_not_hold_up_a_connection_thread(
@@ -218,7 +225,7 @@ def test_who_holds_a_futures_lock_does_not_hold_up_a_connection_thread(
     future = result.as_future()
     with future._condition:
         in_thread(lambda: run_as_connection(handler, lambda: result.set("value")))
-    assert future.result(LIMIT) == "value"
+    assert future.result(TIMEOUT) == "value"
 
 
 # -- cancelling ------------------------------------------------------------------------
@@ -227,7 +234,7 @@ def test_who_holds_a_futures_lock_does_not_hold_up_a_connection_thread(
 def test_cancelled_future_leaves_the_request_alone(client: Any) -> None:
     made = client.create_async("/made")
     made.as_future().cancel()
-    assert made.get(timeout=LIMIT) == "/made"
+    assert made.get(timeout=TIMEOUT) == "/made"
     assert client.exists("/made")
 
 
@@ -239,7 +246,7 @@ def test_cancelled_future_stays_cancelled(result: AsyncResult[Any]) -> None:
     called = threading.Event()
     result.rawlink(lambda result: called.set())
     result.set("value")
-    assert called.wait(LIMIT)
+    assert called.wait(TIMEOUT)
     assert result.get() == "value"
     assert future.cancelled()
     assert concurrent.futures.wait([future], 0).done == {future}
@@ -284,7 +291,7 @@ def test_race_of_set_and_cancel(handler: SequentialThreadingHandler) -> None:
         _, cancelled = together(complete, cancel)
     assert [future.cancelled() for future in futures] == cancelled
     assert [result.get() for result in results] == [1] * 500
-    done, not_done = concurrent.futures.wait(futures, LIMIT)
+    done, not_done = concurrent.futures.wait(futures, TIMEOUT)
     assert not not_done
     assert {future.result() for future in done if not future.cancelled()} <= {1}
 
@@ -306,7 +313,7 @@ def test_race_for_the_future(handler: SequentialThreadingHandler) -> None:
     for futures in zip(*answers):
         assert len({id(future) for future in futures}) == 1
         futures[0].add_done_callback(lambda future: calls.append(future.result()))
-    concurrent.futures.wait(answers[0], LIMIT)
+    concurrent.futures.wait(answers[0], TIMEOUT)
     settle(results[0])
     assert calls == [1] * 500
 

@@ -21,19 +21,20 @@ import pytest
 from kazoo.protocol.states import Callback, WatchedEvent
 
 from kazoo_seqthreading import SequentialThreadingHandler
-from tests.background import in_background
-from tests.concurrency import (
-    LIMIT,
+from tests.internals import core_of, run_as_connection, stopping
+from tests.support import (
     RAISED,
+    TIMEOUT,
     Gate,
     frequent_switches,
+    in_background,
     in_thread,
     interrupt,
     make_exception,
+    run_python,
     together,
+    wait_until,
 )
-from tests.internals import core_of, run_as_connection, stopping
-from tests.support import run_python, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -81,7 +82,7 @@ def settle(handler: SequentialThreadingHandler, *kinds: str) -> None:
     for kind in kinds or KINDS:
         done = threading.Event()
         dispatch(handler, kind, done.set)
-        assert done.wait(LIMIT)
+        assert done.wait(TIMEOUT)
 
 
 def other_than(kind: str) -> str:
@@ -233,7 +234,7 @@ def test_queue_that_is_assigned_to_a_running_handler(
 
 def test_handler_has_one_attribute(handler: SequentialThreadingHandler) -> None:
     settle(handler)
-    handler.spawn(print_nothing).join(LIMIT)
+    handler.spawn(print_nothing).join(TIMEOUT)
     assert len(vars(handler)) == 1
 
 
@@ -310,7 +311,7 @@ def test_spawned_threads_are_named(handler: SequentialThreadingHandler) -> None:
         assert (number, keyword) == (1, 2)
 
     spawned = handler.spawn(work, 1, keyword=2)
-    spawned.join(LIMIT)
+    spawned.join(TIMEOUT)
     assert not spawned.is_alive()
     assert names[0].startswith(f"{core_of(handler).prefix}-spawn:{__name__}.")
     assert names[0].endswith("<locals>.work")
@@ -326,14 +327,14 @@ def test_spawn_is_capped(make: Make) -> None:
     for gate in gates:
         gate.open()
     for one in spawned:
-        one.join(LIMIT)
+        one.join(TIMEOUT)
         assert not one.is_alive()
     assert all(gate.passed.is_set() for gate in gates)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_stop_lets_what_is_queued_run(make: Make, kind: str) -> None:
-    handler, seen = make(stop_timeout=LIMIT), list[str]()
+    handler, seen = make(stop_timeout=TIMEOUT), list[str]()
     inside = Gate()
     dispatch(handler, kind, inside)
     inside.wait_entered()
@@ -421,7 +422,7 @@ def test_watches_of_an_ended_session_are_dropped(
         run_as_connection(handler, partial(dispatch_from, "ended"))
         handler.start()
         settle(handler)
-    living.result(LIMIT)
+    living.result(TIMEOUT)
     assert seen == ["lives"]
 
 
@@ -467,7 +468,7 @@ def test_watches_that_come_in_time_run_though_their_session_ends(
 
 def test_links_in_a_connection_thread_of_a_stopped_handler(make: Make) -> None:
     """They may block: a worker runs them, and the thread ends after it."""
-    handler, seen, inside = make(stop_timeout=LIMIT), list[Any](), Gate()
+    handler, seen, inside = make(stop_timeout=TIMEOUT), list[Any](), Gate()
     handler.stop()
     links = list[int]()
 
@@ -486,13 +487,13 @@ def test_links_in_a_connection_thread_of_a_stopped_handler(make: Make) -> None:
         assert not thread.done()
         assert links == []
         assert threads_of(handler) == ["completion"]
-    thread.result(LIMIT)
+    thread.result(TIMEOUT)
     assert links == [1, 1]
     wait_until(lambda: threads_of(handler) == [])
 
 
 def test_next_start_follows_the_links_of_a_connection_thread(make: Make) -> None:
-    handler, seen = make(stop_timeout=LIMIT), list[str]()
+    handler, seen = make(stop_timeout=TIMEOUT), list[str]()
     handler.stop()
 
     def complete() -> None:
@@ -508,18 +509,18 @@ def test_next_start_follows_the_links_of_a_connection_thread(make: Make) -> None
         dispatch(handler, "completion", lambda: seen.append("started"))
         settle(handler, "watch")
         assert seen == []
-    thread.result(LIMIT)
+    thread.result(TIMEOUT)
     settle(handler)
     assert seen == ["late", "started"]
 
 
 def test_stop_in_a_connection_thread_waits_for_nothing(make: Make) -> None:
-    handler = make(stop_timeout=2 * LIMIT)
+    handler = make(stop_timeout=2 * TIMEOUT)
     with Gate() as inside:
         for kind in KINDS:
             dispatch(handler, kind, inside)
         inside.wait_entered()
-        in_thread(partial(run_as_connection, handler, handler.stop), LIMIT / 2)
+        in_thread(partial(run_as_connection, handler, handler.stop), TIMEOUT / 2)
         assert not handler.running
         assert not inside.passed.is_set()
     wait_until(lambda: threads_of(handler) == [])
@@ -563,7 +564,7 @@ def test_stop_gives_up_in_time_and_reports(
         inside.wait_entered()
         for number in ("one", "two"):
             dispatch(handler, kind, partial(seen.append, number))
-        in_thread(handler.stop, LIMIT / 2)  # the gate opens after LIMIT
+        in_thread(handler.stop, TIMEOUT / 2)  # the gate opens after TIMEOUT
         (record,) = caplog.records
         assert record.levelno == logging.ERROR
         assert record.name == "kazoo_seqthreading.handler"
@@ -591,7 +592,7 @@ def test_start_goes_on_without_what_was_given_up(make: Make, kind: str) -> None:
         dispatch(handler, kind, inside)
         inside.wait_entered()
         dispatch(handler, kind, lambda: seen.append("left"))
-        in_thread(handler.stop, LIMIT / 2)
+        in_thread(handler.stop, TIMEOUT / 2)
         handler.start()
         settle(handler)
         assert threads_of(handler) == sorted([*KINDS, kind])
@@ -606,7 +607,7 @@ def test_stop_timeout_of_nothing(make: Make, caplog: pytest.LogCaptureFixture) -
     with Gate() as inside:
         dispatch(handler, "watch", inside)
         inside.wait_entered()
-        in_thread(handler.stop, LIMIT / 2)
+        in_thread(handler.stop, TIMEOUT / 2)
         (record,) = caplog.records  # the other worker has nothing to do
         assert f"-watch did not stop within 0 s: still running {__name__}." in (
             record.message
@@ -629,7 +630,7 @@ def test_stop_in_a_callback(handler: SequentialThreadingHandler, kind: str) -> N
     dispatch(handler, kind, lambda: seen.append("queued"))
     dispatch(handler, other_than(kind), lambda: seen.append("other"))
     inside.open()
-    assert stopped.wait(LIMIT)
+    assert stopped.wait(TIMEOUT)
     assert not handler.running
     wait_until(lambda: threads_of(handler) == [])
     assert seen == ["other", "stopped", "queued"]
@@ -653,7 +654,7 @@ def test_restart_in_a_callback(handler: SequentialThreadingHandler, kind: str) -
 
     with Gate() as inside:
         dispatch(handler, kind, restarts)
-        assert restarted.wait(LIMIT)
+        assert restarted.wait(TIMEOUT)
         assert handler.running
         assert seen == []
     settle(handler)
@@ -675,30 +676,30 @@ def test_many_restarts_in_one_callback(
         done.set()
 
     dispatch(handler, kind, restarts)
-    assert done.wait(LIMIT)
+    assert done.wait(TIMEOUT)
     settle(handler)
     assert seen == list(range(5))
     wait_until(lambda: threads_of(handler) == KINDS)
 
 
 def test_two_callbacks_stop_at_once(make: Make) -> None:
-    handler = make(stop_timeout=2 * LIMIT)
+    handler = make(stop_timeout=2 * TIMEOUT)
     barrier, done = threading.Barrier(2), [threading.Event() for _ in KINDS]
 
     def stops(event: threading.Event) -> None:
-        barrier.wait(LIMIT)
+        barrier.wait(TIMEOUT)
         handler.stop()
         event.set()
 
     for kind, event in zip(KINDS, done):
         dispatch(handler, kind, partial(stops, event))
-    assert all(event.wait(LIMIT) for event in done)
+    assert all(event.wait(TIMEOUT) for event in done)
     wait_until(lambda: threads_of(handler) == [])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_callback_and_main_stop_at_once(make: Make, kind: str) -> None:
-    handler, done = make(stop_timeout=2 * LIMIT), threading.Event()
+    handler, done = make(stop_timeout=2 * TIMEOUT), threading.Event()
 
     def stops() -> None:
         entered.set()
@@ -708,7 +709,7 @@ def test_callback_and_main_stop_at_once(make: Make, kind: str) -> None:
 
     entered = threading.Event()
     dispatch(handler, kind, stops)
-    assert entered.wait(LIMIT)
+    assert entered.wait(TIMEOUT)
     in_thread(handler.stop)
     assert done.is_set()
     wait_until(lambda: threads_of(handler) == [])
@@ -751,14 +752,15 @@ def test_callbacks_of_restarts_never_overlap(make: Make, kind: str) -> None:
     with frequent_switches():
         last.open()
         for _ in range(20 + 4 * 10):
-            assert done.acquire(timeout=LIMIT)
+            assert done.acquire(timeout=TIMEOUT)
     assert ran == [True] * 60
     settle(handler)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="it needs signals")
 def test_signal_handler_stops_in_the_middle_of_stop(make: Make) -> None:
-    handler, signalled, calls = make(stop_timeout=LIMIT), threading.Event(), list[str]()
+    handler = make(stop_timeout=TIMEOUT)
+    signalled, calls = threading.Event(), list[str]()
     main = threading.get_ident()
 
     def on_signal(*_: object) -> None:
@@ -769,7 +771,7 @@ def test_signal_handler_stops_in_the_middle_of_stop(make: Make) -> None:
     def interrupt() -> None:
         wait_until(lambda: main in stopping(handler))
         signal.pthread_kill(main, signal.SIGUSR1)
-        assert signalled.wait(LIMIT)
+        assert signalled.wait(TIMEOUT)
         inside.open()
 
     before = signal.signal(signal.SIGUSR1, on_signal)
@@ -780,7 +782,7 @@ def test_signal_handler_stops_in_the_middle_of_stop(make: Make) -> None:
             interrupter = threading.Thread(target=interrupt, daemon=True)
             interrupter.start()
             handler.stop()
-            interrupter.join(LIMIT)
+            interrupter.join(TIMEOUT)
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert calls == ["stopped"]
@@ -790,7 +792,7 @@ def test_signal_handler_stops_in_the_middle_of_stop(make: Make) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="it needs signals")
 def test_interrupt_of_stop(make: Make) -> None:
-    handler = make(stop_timeout=LIMIT)
+    handler = make(stop_timeout=TIMEOUT)
     main = threading.get_ident()
 
     def on_signal(*_: object) -> None:
@@ -810,7 +812,7 @@ def test_interrupt_of_stop(make: Make) -> None:
             interrupter.start()
             with pytest.raises(KeyboardInterrupt):
                 handler.stop()
-            interrupter.join(LIMIT)
+            interrupter.join(TIMEOUT)
             assert not inside.passed.is_set()
     finally:
         signal.signal(signal.SIGUSR1, before)
@@ -883,9 +885,9 @@ def test_event_that_is_set_in_the_middle_of_set(
             event.clear()
             event.set()
 
-    waiting = in_background(event.wait, LIMIT)
-    in_thread(interrupted, LIMIT / 2)
-    assert waiting.result(LIMIT) is True
+    waiting = in_background(event.wait, TIMEOUT)
+    in_thread(interrupted, TIMEOUT / 2)
+    assert waiting.result(TIMEOUT) is True
 
 
 # -- life ------------------------------------------------------------------------------
@@ -898,7 +900,7 @@ def test_unreferenced_handler_is_collected(started: bool) -> None:
     if started:
         handler.start()
         settle(handler)
-        handler.spawn(print_nothing).join(LIMIT)
+        handler.spawn(print_nothing).join(TIMEOUT)
     reference, prefix = weakref.ref(handler), core_of(handler).prefix
     del handler, result
 
@@ -939,7 +941,7 @@ print("main returns")
 
 
 def test_process_exits_with_callbacks_that_block() -> None:
-    done = run_python(EXITS, timeout=LIMIT)
+    done = run_python(EXITS, timeout=TIMEOUT)
     assert (done.stdout, done.returncode) == ("main returns\n", 0)
     reports = re.findall(
         r"^\S+-(\w+) did not stop .* running (\S+),", done.stderr, re.M
@@ -974,7 +976,7 @@ atexit.register(ended.set)  # before what is registered earlier
 
 
 def test_what_is_queued_at_exit_runs() -> None:
-    done = run_python(QUEUED, timeout=LIMIT)
+    done = run_python(QUEUED, timeout=TIMEOUT)
     assert (done.stderr, done.returncode) == ("", 0)
     seen = done.stdout.split()
     assert sorted(seen) == ["completion", "queued", "watch"]

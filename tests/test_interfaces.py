@@ -23,7 +23,7 @@ from kazoo.retry import KazooRetry
 
 import kazoo_seqthreading
 from kazoo_seqthreading import AsyncResult, SequentialThreadingHandler
-from tests.concurrency import LIMIT, in_thread
+from tests.support import TIMEOUT, in_thread
 
 HANDLER_ATTRIBUTES = ["name", "timeout_exception", "sleep_func"]
 #: What the contract names beside the interface.
@@ -184,12 +184,12 @@ def test_sockets_and_threads_are_what_kazoos_handler_returns() -> None:
     handler = SequentialThreadingHandler()
     thread = handler.spawn(threading.get_ident)
     assert isinstance(thread, threading.Thread)
-    thread.join(LIMIT)
+    thread.join(TIMEOUT)
     with ExitStack() as stack:
         server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         for sock in (
             *handler.create_socket_pair(),
-            handler.create_connection(server.getsockname(), timeout=LIMIT),
+            handler.create_connection(server.getsockname(), timeout=TIMEOUT),
             handler.socket(),
         ):
             assert isinstance(stack.enter_context(sock), socket.socket)

@@ -20,8 +20,8 @@ import pytest
 from kazoo.exceptions import ConnectionClosedError
 
 from kazoo_seqthreading import AsyncResult, SequentialThreadingHandler
-from tests.concurrency import in_thread as _in_thread
 from tests.interrupts import Where, interrupt_everywhere
+from tests.support import in_thread as _in_thread
 from tests.support import wait_until
 
 pytestmark = pytest.mark.skipif(
@@ -29,11 +29,11 @@ pytestmark = pytest.mark.skipif(
     reason="queue.SimpleQueue is Python code there, which holds a lock",
 )
 
-#: How long anything may take: less than the others' limit, for it is waited for often.
-LIMIT = 5.0
+#: A shorter ``TIMEOUT``: a failure is waited for after each of many steps.
+STEP_TIMEOUT = 5.0
 
 
-def in_thread(function: Callable[[], Any], limit: float = LIMIT) -> Any:
+def in_thread(function: Callable[[], Any], limit: float = STEP_TIMEOUT) -> Any:
     """Run *function* in another thread, which no interrupt has come to."""
     return _in_thread(function, limit)
 
@@ -51,7 +51,7 @@ class Shared:
         began = threading.Event()
         self.waiter = threading.Thread(target=self._wait, args=(began,), daemon=True)
         self.waiter.start()
-        assert began.wait(LIMIT)
+        assert began.wait(STEP_TIMEOUT)
 
     def _wait(self, began: threading.Event) -> None:
         began.set()
@@ -68,19 +68,19 @@ class Shared:
         """Complete it in another thread: whoever waits goes on, and once."""
         in_thread(lambda: self.result.set(2))
         assert self.result.ready(), "it is not complete"
-        self.waiter.join(LIMIT)
+        self.waiter.join(STEP_TIMEOUT)
         assert not self.waiter.is_alive(), "who waits for it is not woken"
         flush(self.handler)
         assert self.called == [1], f"a callback ran {len(self.called)} times"
         assert len(self.own) <= 1, f"a callback ran {len(self.own)} times"
-        in_thread(lambda: self.result.wait(LIMIT))
+        in_thread(lambda: self.result.wait(STEP_TIMEOUT))
 
 
 def flush(handler: SequentialThreadingHandler) -> None:
     """Return when what was put into the completion queue has run."""
     ran = threading.Event()
     in_thread(lambda: handler.completion_queue.put(ran.set))
-    assert ran.wait(LIMIT), "what another thread has put does not run"
+    assert ran.wait(STEP_TIMEOUT), "what another thread has put does not run"
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_as_future(shared: Any) -> None:
     def check(state: Shared) -> None:
         state.check()
         future = in_thread(state.result.as_future)
-        assert future.result(LIMIT) == 2, "its future is not complete"
+        assert future.result(STEP_TIMEOUT) == 2, "its future is not complete"
 
     interrupt_everywhere(shared, lambda state: state.result.as_future(), check)
 
@@ -227,16 +227,19 @@ def test_spawn(limit: Optional[int]) -> None:
             running.append(1)
             most.append(len(running))
             begun.set()
-            go_on.wait(LIMIT)
+            go_on.wait(STEP_TIMEOUT)
             running.pop()
 
         threads = [in_thread(lambda: handler.spawn(run)) for _ in range(3)]
-        assert begun.wait(LIMIT), "none of them begins"
+        assert begun.wait(STEP_TIMEOUT), "none of them begins"
         go_on.set()
         for thread in threads:
             in_thread(thread.join)
         assert limit is None or max(most) <= limit, "too many ran"
-        assert wait_until(lambda: not handler.stats().spawned_threads, LIMIT) is True
+        assert (
+            wait_until(lambda: not handler.stats().spawned_threads, STEP_TIMEOUT)
+            is True
+        )
 
     interrupt_everywhere(
         limited, lambda handler: handler.spawn(int), check, Where.SIGNALS
@@ -246,7 +249,7 @@ def test_spawn(limit: Optional[int]) -> None:
 def get_app(client: Any) -> None:
     """Make a request. kazoo takes what interrupts ``send`` for a closed connection."""
     with suppress(ConnectionClosedError):
-        client.get_async("/app").get(timeout=LIMIT)
+        client.get_async("/app").get(timeout=STEP_TIMEOUT)
 
 
 def test_request(client: Any) -> None:

@@ -51,9 +51,8 @@ from kazoo_seqthreading._kazoo import (
 from kazoo_seqthreading._steps import frame_of, outcome_of
 from kazoo_seqthreading._sync import Event
 from kazoo_seqthreading._waiting import make_blocking_call_error
-from tests.concurrency import LIMIT, Gate, in_thread
 from tests.internals import core_of
-from tests.support import wait_until
+from tests.support import TIMEOUT, Gate, in_thread, wait_until
 
 if TYPE_CHECKING:
     from tests.support import MakeClient
@@ -147,7 +146,7 @@ def test_what_a_chain_completes_is_found(
     client.start()
     handler.links.clear()
     outer = call(client)
-    outer.get(timeout=LIMIT)
+    outer.get(timeout=TIMEOUT)
     assert handler.links
     for inner, link in handler.links:
         todo, found = [inner], list[Any]()
@@ -245,13 +244,13 @@ def test_requests_are_in_the_queues(client: Any) -> None:
 
     def hold(state: str) -> None:
         held.set()
-        assert release.wait(LIMIT)
+        assert release.wait(TIMEOUT)
 
     assert client._live.is_set()
     assert not unsent(connection)
     client.add_listener(hold)
     connection._socket.close()
-    assert held.wait(LIMIT)  # its thread sends and reads nothing
+    assert held.wait(TIMEOUT)  # its thread sends and reads nothing
     try:
         assert not client._live.is_set()
         results = [client.exists_async("/") for _ in range(3)]
@@ -270,7 +269,7 @@ def test_requests_are_in_the_queues(client: Any) -> None:
         client.remove_listener(hold)
         release.set()
     for result in results:
-        assert result.get(timeout=LIMIT) is not None
+        assert result.get(timeout=TIMEOUT) is not None
     assert in_flight(connection) == []
 
 
@@ -285,7 +284,7 @@ def test_pending_requests_have_their_result_in_the_middle(
 
     monkeypatch.setattr(client._connection, "_read_response", look)
     result = client.exists_async("/")
-    assert result.get(timeout=LIMIT) is not None
+    assert result.get(timeout=TIMEOUT) is not None
     (((_, found, xid), expected),) = seen
     assert found is result
     assert xid == expected > 0
@@ -374,7 +373,7 @@ def test_watches_are_dispatched_with_their_event(
     client.create("/a")
     client.get("/a", watch=lambda event: fired.set())
     client.delete("/a")
-    assert fired.wait(LIMIT)
+    assert fired.wait(TIMEOUT)
     (callback,) = dispatched
     assert callback.type == "watch"
     assert isinstance(callback.args[0], WatchedEvent)
@@ -513,7 +512,7 @@ def test_connection_that_is_lost(closing: Any, cause: str, state: str) -> None:
 
 def test_state_of_refused_credentials(closing: Any) -> None:
     result = closing.add_auth_async("no-such-scheme", "me")
-    result.wait(LIMIT)
+    result.wait(TIMEOUT)
     assert _kazoo.AUTH_FAILED == KeeperState.AUTH_FAILED
     wait_until(lambda: closing.handler.seen)
 
@@ -593,9 +592,9 @@ def test_kazoo_that_is_not_recognised(
     client.create("/node", b"value")
     client.get("/node", watch=lambda event: changed.set())
     results = [client.get_async("/node") for _ in range(100)]
-    assert {result.get(timeout=LIMIT)[0] for result in results} == {b"value"}
+    assert {result.get(timeout=TIMEOUT)[0] for result in results} == {b"value"}
     client.set("/node", b"other")
-    assert changed.wait(LIMIT)
+    assert changed.wait(TIMEOUT)
     assert client._connection._socket.framed is False
 
 

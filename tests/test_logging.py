@@ -16,8 +16,7 @@ from kazoo.security import make_digest_acl
 
 import kazoo_seqthreading
 from kazoo_seqthreading import SequentialThreadingHandler
-from tests.concurrency import LIMIT, Gate
-from tests.support import ROOT, wait_until
+from tests.support import ROOT, TIMEOUT, Gate, wait_until
 
 if TYPE_CHECKING:
     from tests.support import MakeClient
@@ -96,7 +95,7 @@ def test_no_secret_of_a_client_is_logged(
         keyfile=encrypt(tls_server.tls.client_key, tmp_path),
         keyfile_password=KEY_PASSWORD,
     )
-    client.start(LIMIT)
+    client.start(TIMEOUT)
     acl = [make_digest_acl("user", PASSWORD, all=True)]
     client.create("/secret", VALUE.encode(), acl, ephemeral=True)
     client.get_async("/secret").rawlink(partial(fail, VALUE))
@@ -139,10 +138,10 @@ def test_no_secret_of_a_key_is_in_an_error(
     host, port = tls_server.tls_hosts.split(":")
     address = (host, int(port))
     handler.create_connection(
-        address, timeout=LIMIT, **options, keyfile_password=KEY_PASSWORD
+        address, timeout=TIMEOUT, **options, keyfile_password=KEY_PASSWORD
     ).close()
     with pytest.raises(ssl.SSLError) as caught:
-        handler.create_connection(address, timeout=LIMIT, **wrong)
+        handler.create_connection(address, timeout=TIMEOUT, **wrong)
     assert_no_secret(str(caught.value), repr(caught.value))
     client = make_client(hosts=tls_server.tls_hosts, handler=handler, **wrong)
     with pytest.raises(handler.timeout_exception) as timed_out:

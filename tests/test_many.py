@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from kazoo.exceptions import ConnectionLoss
 
-from tests.background import in_background
-from tests.concurrency import LIMIT
 from tests.faults.proxy import Fault, Proxy, Stall
-from tests.support import MakeClient, wait_until
+from tests.support import TIMEOUT, MakeClient, in_background, wait_until
 
 if TYPE_CHECKING:
     from tests.zookeeper import ZooKeeper
@@ -68,18 +66,18 @@ def test_watches_with_few_threads(
 
     def wait_until_all_see(data: bytes) -> None:
         with changed:
-            assert changed.wait_for(lambda: seen[data] == count, 3 * LIMIT), seen
+            assert changed.wait_for(lambda: seen[data] == count, 3 * TIMEOUT), seen
 
     def listen(state: str) -> None:
         if state == "SUSPENDED":
             suspended.set()
 
     writer = make_client(hosts=own_server.hosts)
-    writer.start(LIMIT)
+    writer.start(TIMEOUT)
     paths = [writer.create("/node-", b"0", sequence=True) for _ in range(10)]
     with Proxy(own_server.nodes[0].port) as proxy:
         client = make_client(hosts=proxy.address, handler=handler, timeout=30.0)
-        client.start(LIMIT)
+        client.start(TIMEOUT)
         client.add_listener(listen)
         for number in range(count):
             client.DataWatch(paths[number % len(paths)], watch)
@@ -89,7 +87,7 @@ def test_watches_with_few_threads(
             suspended.clear()
             proxy.up = Stall()  # nobody connects until all nodes have changed
             assert proxy.cut() == 1
-            assert suspended.wait(LIMIT)
+            assert suspended.wait(TIMEOUT)
             for path in paths:
                 writer.set(path, value)
             proxy.up = Fault()
@@ -110,7 +108,7 @@ def test_watches_with_few_threads(
 def test_many_requests_while_suspended(
     make_client: MakeClient, own_server: ZooKeeper, count: int, server: str
 ) -> None:
-    limit = LIMIT + count / 4000
+    limit = TIMEOUT + count / 4000
     suspended, all_ran, ran = threading.Event(), threading.Event(), Counter[int]()
 
     def listen(state: str) -> None:
@@ -133,14 +131,14 @@ def test_many_requests_while_suspended(
     (node,) = own_server.nodes
     with Proxy(node.port) as proxy:
         client = make_client(hosts=proxy.address, timeout=60.0)
-        client.start(LIMIT)
+        client.start(TIMEOUT)
         client.add_listener(listen)
         if server == "comes back":
             proxy.up = Stall()
             proxy.cut()
         else:
             node.kill()
-        assert suspended.wait(LIMIT)
+        assert suspended.wait(TIMEOUT)
         results = in_background(request).result(limit)
         assert not any(result.ready() for result in results)
         if server == "comes back":

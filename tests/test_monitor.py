@@ -16,9 +16,16 @@ from kazoo_seqthreading import SequentialThreadingHandler
 from kazoo_seqthreading._monitor import Watch, Watchdog, report
 from kazoo_seqthreading._stats import QueueCounters
 from kazoo_seqthreading._worker import Worker
-from tests.concurrency import LIMIT, RAISED, Gate, in_thread, make_exception
 from tests.internals import link_inline, run_as_connection
-from tests.support import run_python, wait_until
+from tests.support import (
+    RAISED,
+    TIMEOUT,
+    Gate,
+    in_thread,
+    make_exception,
+    run_python,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,9 +37,6 @@ if TYPE_CHECKING:
 MONITOR = "kazoo-seqthreading-monitor"
 WATCHDOG = "kazoo_seqthreading.watchdog"
 CONNECTION = "kazoo_seqthreading.connection"
-
-#: When a handler warns of a slow callback, in seconds, if it does.
-SOON = 6.0
 
 
 def messages(caplog: pytest.LogCaptureFixture, logger: str) -> list[str]:
@@ -47,7 +51,7 @@ def settle() -> None:
     """Wait until all that was reported is written."""
     written = threading.Event()
     report(lambda message: written.set(), "")
-    assert written.wait(LIMIT)
+    assert written.wait(TIMEOUT)
 
 
 # -- what a watchdog sees --------------------------------------------------------------
@@ -94,14 +98,14 @@ def test_no_limit(make_worker: MakeWorker, caplog: pytest.LogCaptureFixture) -> 
 
 def test_looks_again_when_the_callback_is_overdue(make_worker: MakeWorker) -> None:
     workers, gates = [make_worker(), make_worker()], [Gate(), Gate()]
-    watchdog = watchdog_of(*workers, limit=LIMIT)
+    watchdog = watchdog_of(*workers, limit=TIMEOUT)
     for worker, gate in zip(workers, gates):
         worker.put(gate)
         gate.wait_entered()
         time.sleep(0.01)
     patience = watchdog.check()
     assert patience is not None
-    assert LIMIT - 10 < patience < LIMIT - 0.01  # of the first one
+    assert TIMEOUT - 10 < patience < TIMEOUT - 0.01  # of the first one
     for gate in gates:
         gate.open()
 
@@ -185,7 +189,7 @@ def assert_warned_of_a_slow_callback(
         inside.wait_entered()
         wait_until(
             lambda: len(messages(caplog, WATCHDOG)) == before + 1,
-            SOON,
+            TIMEOUT,
             "a warning while it runs",
         )
 
@@ -200,7 +204,7 @@ def test_callback_of_an_idle_worker(make_worker: MakeWorker) -> None:
 
     worker: Worker = make_worker(on_busy=look)
     worker.put(settled.set)
-    assert settled.wait(LIMIT)
+    assert settled.wait(TIMEOUT)
     assert seen
     assert None not in seen
 
@@ -234,7 +238,7 @@ def test_callback_that_comes_as_the_monitor_looks_away(
     with Gate() as inside:
         workers[0].put(nothing)
         inside.wait_entered()
-        wait_until(lambda: messages(caplog, WATCHDOG), SOON, "a warning")
+        wait_until(lambda: messages(caplog, WATCHDOG), TIMEOUT, "a warning")
 
 
 def test_monitor_ends_when_all_is_idle_and_starts_again(
@@ -255,7 +259,7 @@ def test_forked_child_warns() -> None:
         """
 import logging, os, sys, warnings
 from kazoo_seqthreading import SequentialThreadingHandler
-from tests.concurrency import Gate
+from tests.support import Gate
 from tests.support import wait_until
 
 warnings.simplefilter("ignore", DeprecationWarning)
@@ -349,7 +353,7 @@ def test_log_handler_that_blocks_holds_up_no_connection_thread(client: Any) -> N
         assert client.get("/")[0] == b""
         called = threading.Event()
         client.get_async("/").rawlink(lambda result: called.set())
-        assert called.wait(LIMIT)
+        assert called.wait(TIMEOUT)
 
 
 @pytest.mark.parametrize("name", RAISED)
@@ -371,11 +375,11 @@ def test_log_handler_that_raises_is_called_again(
             with Gate() as inside:
                 impatient.completion_queue.put(inside)
                 inside.wait_entered()
-                wait_until(was_called(count), SOON)
+                wait_until(was_called(count), TIMEOUT)
             result = impatient.async_result()
             link_inline(result, fail)
             in_thread(partial(run_as_connection, impatient, result.set))
-            wait_until(was_called(count + 1), SOON)
+            wait_until(was_called(count + 1), TIMEOUT)
 
 
 # -- a client's callbacks --------------------------------------------------------------
@@ -398,10 +402,10 @@ def test_slow_callback_of_a_client(
         wait_until(lambda: messages(caplog, WATCHDOG), what="a warning while it runs")
         client.exists("/")  # and nothing else is held up
         (message,) = messages(caplog, WATCHDOG)
-    assert "tests.concurrency.Gate" in message
+    assert "tests.support.Gate" in message
     assert ("(watch of /slow)" in message) is (kind == "watch")
     assert f"-{kind}," in message
-    assert "concurrency.py" in message.partition("\n")[2]
+    assert "support.py" in message.partition("\n")[2]
 
 
 @pytest.mark.stock_fails("nothing is logged")
@@ -414,7 +418,7 @@ def test_callback_that_waits_for_a_later_one_is_named(
     inside = Gate()
 
     def waits_for_the_next(argument: object) -> None:
-        assert delivered.wait(LIMIT)
+        assert delivered.wait(TIMEOUT)
         order.append("waits")
 
     def delivers(argument: object) -> None:
@@ -442,7 +446,7 @@ def test_callback_that_waits_for_a_later_one_is_named(
             call_back(waits_for_the_next)
             call_back(delivers)
             wait_until(lambda: queue.qsize() == 2)
-        wait_until(warnings, SOON, "a warning while it hangs")
+        wait_until(warnings, TIMEOUT, "a warning while it hangs")
         assert order == []
         client.get_children("/")  # the client works, but for this queue
         (warning,) = warnings()
@@ -454,7 +458,7 @@ def test_callback_that_waits_for_a_later_one_is_named(
     assert ("(watch of /node-" in first) is (kind == "watch")
     assert re.search(rf"in kazoo-seqthreading-\d+-{kind}, 1 queued behind it", first)
     assert "in waits_for_the_next" in stack
-    assert done.wait(LIMIT)
+    assert done.wait(TIMEOUT)
     assert order == ["waits", "delivers"]
 
 
@@ -464,7 +468,7 @@ def test_heartbeats_in_time_are_no_news(
     client = make_client(timeout=9.0)  # due after 3 s at the most, late after 3.9
     client.start()
     requests = client.handler.stats().requests
-    wait_until(lambda: client.handler.stats().requests >= requests + 2, LIMIT)
+    wait_until(lambda: client.handler.stats().requests >= requests + 2, TIMEOUT)
     settle()
     assert messages(caplog, CONNECTION) == []
 
@@ -479,5 +483,5 @@ def test_watch_that_fails_harms_no_other(
 
     looked = threading.Event()
     Fails().arm()
-    assert looked.wait(LIMIT)
+    assert looked.wait(TIMEOUT)
     assert_warned_of_a_slow_callback(impatient.completion_queue.put, caplog)

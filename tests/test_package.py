@@ -18,8 +18,7 @@ from kazoo.interfaces import IAsyncResult, IHandler
 
 import kazoo_seqthreading
 from kazoo_seqthreading import AsyncResult, SequentialThreadingHandler
-from tests.concurrency import LIMIT
-from tests.support import refcounted
+from tests.support import TIMEOUT, refcounted
 
 PACKAGE, DISTRIBUTION = "kazoo_seqthreading", "kazoo-seqthreading"
 
@@ -97,7 +96,7 @@ def test_set_takes_a_value_alone() -> None:
 def test_thread_shows_what_threads_have(limit: int | None) -> None:
     handler = SequentialThreadingHandler(max_spawned_threads=limit)
     thread = handler.spawn(threading.get_ident)
-    thread.join(LIMIT)
+    thread.join(TIMEOUT)
     assert public(thread) == public(threading.Thread())
 
 

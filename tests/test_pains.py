@@ -14,40 +14,45 @@ import subprocess
 import threading
 import traceback
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from kazoo.exceptions import ConnectionLoss
 from kazoo.protocol.states import Callback, WatchedEvent
 
-from tests.concurrency import RAISED, Gate, in_thread, make_exception, together
-from tests.support import refcounted, run_python, wait_until
+from tests.support import (
+    RAISED,
+    TIMEOUT,
+    Gate,
+    in_thread,
+    make_exception,
+    refcounted,
+    run_python,
+    together,
+    wait_until,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from tests.support import MakeClient
     from tests.zookeeper import ZooKeeper
 
-#: How long anything may take, in seconds: far more than it needs.
-SOON = 10.0
 #: What is logged by a stop() that waits in vain, for 5 s.
 GAVE_UP = "did not stop within"
+
+Settle = Callable[..., None]
 
 KINDS = ["completion", "watch"]
 NO_EXCEPTIONS = [name for name in RAISED if name != "OSError"]
 
 
-@pytest.fixture(autouse=True)
-def patience(
-    request: pytest.FixtureRequest,
-    handler_class: type[Any],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Wait for less time where kazoo's handler hangs."""
-    stock = handler_class.__module__.startswith("kazoo.")
-    if stock and request.node.get_closest_marker("stock_fails"):
-        monkeypatch.setitem(globals(), "SOON", 4.0)
+@pytest.fixture
+def soon(request: pytest.FixtureRequest, stock: bool) -> float:
+    """How long anything may take, in seconds; less where kazoo's handler hangs."""
+    hangs = stock and request.node.get_closest_marker("stock_fails")
+    return 4.0 if hangs else TIMEOUT
 
 
 def retire(handler: Any) -> None:
@@ -74,12 +79,18 @@ def dispatch(handler: Any, kind: str, function: Callable[[], Any]) -> None:
         handler.completion_queue.put(function)
 
 
-def settle(handler: Any, *kinds: str) -> None:
-    """Wait until the callbacks that are queued have run."""
-    for kind in kinds or KINDS:
-        done = threading.Event()
-        dispatch(handler, kind, done.set)
-        assert done.wait(SOON), f"the {kind} queue stands still"
+@pytest.fixture
+def settle(soon: float) -> Settle:
+    """Return a function that waits until a handler's queues are empty."""
+
+    def settle(handler: Any, *kinds: str) -> None:
+        """Wait until the callbacks that are queued have run."""
+        for kind in kinds or KINDS:
+            done = threading.Event()
+            dispatch(handler, kind, done.set)
+            assert done.wait(soon), f"the {kind} queue stands still"
+
+    return settle
 
 
 # -- 1: a callback that raises on a stopped handler ------------------------------------
@@ -98,7 +109,7 @@ def test_callback_that_raises_on_a_stopped_handler(handler_class: type[Any]) -> 
 
 @pytest.mark.stock_fails("the connection thread dies, none of the four wakes")
 def test_callers_wake_when_the_server_goes_away(
-    make_client: MakeClient, own_server: ZooKeeper
+    make_client: MakeClient, own_server: ZooKeeper, soon: float
 ) -> None:
     client, ended = make_client(hosts=own_server.hosts), threading.Semaphore(0)
     client.start()
@@ -121,12 +132,12 @@ def test_callers_wake_when_the_server_goes_away(
     wait_until(lambda: not client.handler.running)
     node.kill()
     for count in range(4):
-        assert ended.acquire(timeout=SOON), f"{count} of 4 woke"
-    stopper.join(SOON)
+        assert ended.acquire(timeout=soon), f"{count} of 4 woke"
+    stopper.join(soon)
     assert not stopper.is_alive()
 
 
-# -- 3: a callback that blocks for ever ------------------------------------------------
+# -- 2: a callback that blocks for ever ------------------------------------------------
 
 
 BLOCKS = """
@@ -157,13 +168,17 @@ def test_process_exits_though_a_callback_blocks(handler_class: type[Any]) -> Non
     assert f"{GAVE_UP} 5.0 s: still running __main__.block," in done.stderr
 
 
-# -- 4: stop() in a callback -----------------------------------------------------------
+# -- 3: stop() in a callback -----------------------------------------------------------
 
 
 @pytest.mark.stock_fails("RuntimeError: cannot join current thread")
 @pytest.mark.parametrize("kind", KINDS)
 def test_stop_in_a_callback(
-    handler: Any, kind: str, caplog: pytest.LogCaptureFixture
+    handler: Any,
+    kind: str,
+    caplog: pytest.LogCaptureFixture,
+    soon: float,
+    settle: Settle,
 ) -> None:
     stopped = threading.Event()
 
@@ -172,7 +187,7 @@ def test_stop_in_a_callback(
         stopped.set()
 
     dispatch(handler, kind, stops)
-    assert stopped.wait(SOON)
+    assert stopped.wait(soon)
     assert GAVE_UP not in caplog.text
     assert not handler.running
     handler.start()
@@ -183,7 +198,12 @@ def test_stop_in_a_callback(
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("method", ["stop", "restart"])
 def test_client_is_stopped_in_a_callback(
-    client: Any, kind: str, method: str, caplog: pytest.LogCaptureFixture
+    client: Any,
+    kind: str,
+    method: str,
+    caplog: pytest.LogCaptureFixture,
+    soon: float,
+    settle: Settle,
 ) -> None:
     done = threading.Event()
 
@@ -197,7 +217,7 @@ def test_client_is_stopped_in_a_callback(
         client.delete("/a")
     else:
         client.exists_async("/a").rawlink(callback)
-    assert done.wait(SOON)
+    assert done.wait(soon)
     assert GAVE_UP not in caplog.text
     assert client.connected is (method == "restart")
     if method == "restart":
@@ -205,7 +225,7 @@ def test_client_is_stopped_in_a_callback(
         assert client.get_children("/") is not None
 
 
-# -- 5: calls in completion callbacks --------------------------------------------------
+# -- 4: calls in completion callbacks --------------------------------------------------
 
 
 def nested(client: Any) -> None:
@@ -238,7 +258,7 @@ WORKING_CALLS: list[Callable[[Any], Any]] = [
 ]
 
 
-def call_in_a_callback(client: Any, call: Callable[[Any], Any]) -> None:
+def call_in_a_callback(client: Any, call: Callable[[Any], Any], soon: float) -> None:
     order, done = list[str](), threading.Event()
 
     def callback(result: object) -> None:
@@ -251,7 +271,7 @@ def call_in_a_callback(client: Any, call: Callable[[Any], Any]) -> None:
 
     client.exists_async("/").rawlink(callback)
     client.exists_async("/").rawlink(other)
-    assert done.wait(SOON)
+    assert done.wait(soon)
     assert order == ["call", "other"]
 
 
@@ -259,24 +279,28 @@ def call_in_a_callback(client: Any, call: Callable[[Any], Any]) -> None:
 @pytest.mark.parametrize(
     "call", CALLS, ids=["create", "makepath", "ensure_path", "sync", "Lock"]
 )
-def test_call_in_a_completion_callback(client: Any, call: Callable[[Any], Any]) -> None:
-    call_in_a_callback(client, call)
+def test_call_in_a_completion_callback(
+    client: Any, call: Callable[[Any], Any], soon: float
+) -> None:
+    call_in_a_callback(client, call, soon)
 
 
 @pytest.mark.parametrize(
     "call", WORKING_CALLS, ids=["get", "get_children", "set", "transaction"]
 )
 def test_plain_call_in_a_completion_callback(
-    client: Any, call: Callable[[Any], Any]
+    client: Any, call: Callable[[Any], Any], soon: float
 ) -> None:
-    call_in_a_callback(client, call)
+    call_in_a_callback(client, call, soon)
 
 
-# -- 6: a blocking call in a state listener --------------------------------------------
+# -- 5: a blocking call in a state listener --------------------------------------------
 
 
 @pytest.mark.stock_fails("it hangs silently, for ever")
-def test_blocking_call_in_a_state_listener(make_client: MakeClient) -> None:
+def test_blocking_call_in_a_state_listener(
+    make_client: MakeClient, soon: float
+) -> None:
     client, raised, returned = make_client(), list[Exception](), threading.Event()
 
     def listener(state: str) -> None:
@@ -288,18 +312,18 @@ def test_blocking_call_in_a_state_listener(make_client: MakeClient) -> None:
 
     client.add_listener(listener)
     client.start_async()
-    assert returned.wait(SOON)
+    assert returned.wait(soon)
     (error,) = raised
     assert f"listener ({__file__}:" in str(error)
     assert "_async" in str(error)
     assert client.exists("/") is not None
 
 
-# -- 7: the wake-up channel ------------------------------------------------------------
+# -- 6: the wake-up channel ------------------------------------------------------------
 
 
 @pytest.mark.stock_fails("blocks at the 279th unread byte")
-def test_wake_up_channel_does_not_fill(make_client: MakeClient) -> None:
+def test_wake_up_channel_does_not_fill(make_client: MakeClient, soon: float) -> None:
     client, inside = make_client(), Gate()
 
     def send() -> None:
@@ -310,12 +334,12 @@ def test_wake_up_channel_does_not_fill(make_client: MakeClient) -> None:
     client.start_async()
     with inside:
         inside.wait_entered()  # the connection thread reads nothing
-        in_thread(send, SOON)
+        in_thread(send, soon)
     client.remove_listener(inside)
 
 
 @pytest.mark.stock_fails("the connection thread deadlocks")
-def test_burst_from_a_listener(make_client: MakeClient) -> None:
+def test_burst_from_a_listener(make_client: MakeClient, soon: float) -> None:
     client, results = make_client(), list[Any]()
     made = threading.Event()
 
@@ -326,12 +350,14 @@ def test_burst_from_a_listener(make_client: MakeClient) -> None:
 
     client.add_listener(listener)
     client.start_async()
-    assert made.wait(SOON)
-    assert all(result.get(timeout=SOON) is not None for result in results)
+    assert made.wait(soon)
+    assert all(result.get(timeout=soon) is not None for result in results)
 
 
 @pytest.mark.stock_fails("the 279th call blocks its caller")
-def test_burst_while_suspended(make_client: MakeClient, own_server: ZooKeeper) -> None:
+def test_burst_while_suspended(
+    make_client: MakeClient, own_server: ZooKeeper, soon: float
+) -> None:
     retry = {"max_tries": -1, "delay": 0.1, "max_delay": 0.5}
     client = make_client(hosts=own_server.hosts, connection_retry=retry)
     suspended = threading.Event()
@@ -344,18 +370,18 @@ def test_burst_while_suspended(make_client: MakeClient, own_server: ZooKeeper) -
     client.start()
     (node,) = own_server.nodes
     node.kill()
-    assert suspended.wait(SOON)
+    assert suspended.wait(soon)
     results = list[Any]()
 
     def burst() -> None:
         results.extend(client.exists_async("/") for _ in range(1000))
 
-    in_thread(burst, SOON)
+    in_thread(burst, soon)
     node.start()
     wait_until(lambda: all(result.ready() for result in results), 30.0)
 
 
-# -- 8: a closed socket ----------------------------------------------------------------
+# -- 7: a closed socket ----------------------------------------------------------------
 
 
 @pytest.mark.stock_fails("TypeError or ValueError: the connection thread dies")
@@ -369,7 +395,9 @@ def test_select_on_a_closed_socket(handler: Any) -> None:
 
 
 @pytest.mark.stock_fails("the connection thread dies")
-def test_client_survives_that_its_socket_is_closed(make_client: MakeClient) -> None:
+def test_client_survives_that_its_socket_is_closed(
+    make_client: MakeClient, soon: float
+) -> None:
     client, states, back = make_client(timeout=20.0), list[str](), threading.Event()
     client.start()
 
@@ -380,19 +408,21 @@ def test_client_survives_that_its_socket_is_closed(make_client: MakeClient) -> N
 
     client.add_listener(listener)
     client._connection._socket.close()
-    assert back.wait(SOON)
+    assert back.wait(soon)
     assert states == ["SUSPENDED", "CONNECTED"]
     assert client.exists("/") is not None
 
 
-# -- 9: what is no Exception -----------------------------------------------------------
+# -- 8: what is no Exception -----------------------------------------------------------
 
 
 @pytest.mark.stock_fails("the worker ends silently")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("name", NO_EXCEPTIONS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_ends_a_worker(handler: Any, kind: str, name: str) -> None:
+def test_nothing_ends_a_worker(
+    handler: Any, kind: str, name: str, settle: Settle
+) -> None:
     def fails() -> None:
         raise make_exception(name)
 
@@ -400,13 +430,13 @@ def test_nothing_ends_a_worker(handler: Any, kind: str, name: str) -> None:
     settle(handler)
 
 
-# -- 10: two stops at once -------------------------------------------------------------
+# -- 9: two stops at once --------------------------------------------------------------
 
 
 @pytest.mark.stock_fails("deadlock")
 @pytest.mark.parametrize("kind", KINDS)
 def test_callback_and_main_stop_at_once(
-    handler: Any, kind: str, caplog: pytest.LogCaptureFixture
+    handler: Any, kind: str, caplog: pytest.LogCaptureFixture, soon: float
 ) -> None:
     entered, stopped = threading.Event(), threading.Event()
 
@@ -417,18 +447,18 @@ def test_callback_and_main_stop_at_once(
         stopped.set()
 
     dispatch(handler, kind, stops)
-    assert entered.wait(SOON)
-    in_thread(handler.stop, SOON)
+    assert entered.wait(soon)
+    in_thread(handler.stop, soon)
     assert stopped.is_set()
     assert GAVE_UP not in caplog.text
 
 
-# -- 11: slow callbacks ----------------------------------------------------------------
+# -- 10: slow callbacks ----------------------------------------------------------------
 
 
 @pytest.mark.stock_fails("nothing is logged")
 def test_slow_watch_is_logged_while_it_runs(
-    client: Any, caplog: pytest.LogCaptureFixture
+    client: Any, caplog: pytest.LogCaptureFixture, soon: float
 ) -> None:
     inside = Gate()
 
@@ -440,7 +470,7 @@ def test_slow_watch_is_logged_while_it_runs(
     client.delete("/slow")
     with inside:
         inside.wait_entered()
-        wait_until(lambda: "very_slow (watch of /slow)" in caplog.text, SOON)
+        wait_until(lambda: "very_slow (watch of /slow)" in caplog.text, soon)
         assert not inside.passed.is_set()
 
 
@@ -453,13 +483,13 @@ def test_stop_does_not_wait_for_ever(handler: Any) -> None:
         assert not inside.passed.is_set()
 
 
-# -- 12: any number of spawned threads, without names ----------------------------------
+# -- 11: any number of spawned threads, without names ----------------------------------
 
 
 @pytest.mark.stock_fails("has no such option")
-def test_spawned_threads_are_bounded(handler_class: type[Any]) -> None:
+def test_spawned_threads_are_bounded(handler_class: type[Any], soon: float) -> None:
     handler, counts = handler_class(max_spawned_threads=2), list[int]()
-    both = threading.Barrier(2, timeout=SOON)
+    both = threading.Barrier(2, timeout=soon)
 
     def work() -> None:
         both.wait()  # two of them run at once
@@ -468,19 +498,19 @@ def test_spawned_threads_are_bounded(handler_class: type[Any]) -> None:
 
     threads = [handler.spawn(work) for _ in range(20)]
     for thread in threads:
-        thread.join(SOON)
+        thread.join(soon)
         assert not thread.is_alive()
     assert counts == [2] * 20
 
 
 @pytest.mark.stock_fails("Thread-1, Thread-2 ...")
-def test_threads_are_named(handler: Any) -> None:
+def test_threads_are_named(handler: Any, soon: float, settle: Settle) -> None:
     names = list[str]()
 
     def my_work() -> None:
         names.append(threading.current_thread().name)
 
-    handler.spawn(my_work).join(SOON)
+    handler.spawn(my_work).join(soon)
     for kind in KINDS:
         dispatch(handler, kind, my_work)
         settle(handler)
@@ -491,11 +521,11 @@ def test_threads_are_named(handler: Any) -> None:
     assert "watch" in names[2]
 
 
-# -- 13: callbacks repeated, lost, stale -----------------------------------------------
+# -- 12: callbacks repeated, lost, stale -----------------------------------------------
 
 
 @pytest.mark.stock_fails("a runs twice")
-def test_late_link_repeats_no_other(handler: Any) -> None:
+def test_late_link_repeats_no_other(handler: Any, settle: Settle) -> None:
     result, calls = handler.async_result(), list[str]()
     result.rawlink(lambda _: calls.append("a"))
     result.set(1)
@@ -505,7 +535,7 @@ def test_late_link_repeats_no_other(handler: Any) -> None:
 
 
 @pytest.mark.stock_fails("all callbacks run again, and the value changes")
-def test_second_set_changes_nothing(handler: Any) -> None:
+def test_second_set_changes_nothing(handler: Any, settle: Settle) -> None:
     result, calls = handler.async_result(), list[Any]()
     result.rawlink(calls.append)
     result.set(1)
@@ -517,7 +547,7 @@ def test_second_set_changes_nothing(handler: Any) -> None:
 
 
 @pytest.mark.stock_fails("a callback queued behind the end of a worker is lost")
-def test_set_during_stop_loses_nothing(handler: Any) -> None:
+def test_set_during_stop_loses_nothing(handler: Any, soon: float) -> None:
     result, calls, inside = handler.async_result(), list[str](), Gate()
     result.rawlink(lambda _: calls.append("link"))
     dispatch(handler, "completion", inside)
@@ -528,7 +558,7 @@ def test_set_during_stop_loses_nothing(handler: Any) -> None:
     dispatch(handler, "completion", lambda: calls.append("queued"))
     result.set()
     inside.open()
-    stopper.join(SOON)
+    stopper.join(soon)
     assert not stopper.is_alive()
     assert sorted(calls) == ["link", "queued"]
 
@@ -549,7 +579,7 @@ def watched(handler: Any, make_client: MakeClient) -> tuple[Any, list[str]]:
 
 @pytest.mark.stock_fails("it is delivered after the next start")
 def test_nothing_stale_after_the_next_start(
-    handler: Any, make_client: MakeClient
+    handler: Any, make_client: MakeClient, settle: Settle
 ) -> None:
     client, seen = watched(handler, make_client)
     client.stop()
@@ -559,7 +589,7 @@ def test_nothing_stale_after_the_next_start(
 
 
 def test_event_of_another_client_survives_a_stop(
-    handler: Any, make_client: MakeClient
+    handler: Any, make_client: MakeClient, settle: Settle
 ) -> None:
     client, seen = watched(handler, make_client)
     assert seen == []
@@ -569,7 +599,7 @@ def test_event_of_another_client_survives_a_stop(
     assert client.connected
 
 
-# -- 15: one exception for all ---------------------------------------------------------
+# -- 13: one exception for all ---------------------------------------------------------
 
 
 @pytest.mark.stock_fails("its traceback grows with each get()")
@@ -601,7 +631,7 @@ def test_threads_do_not_share_an_exception(handler: Any) -> None:
 
 
 @pytest.mark.stock_fails("they live as long as the result")
-def test_locals_of_a_caller_are_let_go(handler: Any) -> None:
+def test_locals_of_a_caller_are_let_go(handler: Any, soon: float) -> None:
     class Payload:
         pass
 
@@ -621,11 +651,11 @@ def test_locals_of_a_caller_are_let_go(handler: Any) -> None:
         gc.collect()
         return reference() is None
 
-    wait_until(gone, SOON, "the locals of a caller, freed")
+    wait_until(gone, soon, "the locals of a caller, freed")
     assert not result.successful()
 
 
-# -- 16: both directions of a descriptor -----------------------------------------------
+# -- 14: both directions of a descriptor -----------------------------------------------
 
 
 @pytest.mark.stock_fails("readable twice, never writable")
@@ -636,12 +666,15 @@ def test_readable_and_writable(handler: Any) -> None:
         assert handler.select([one], [one], [], 1) == ([one], [one], [])
 
 
-# -- 17: the second thread fails to start ----------------------------------------------
+# -- 15: the second thread fails to start ----------------------------------------------
 
 
 @pytest.mark.stock_fails("an orphan is left, and then there are two for one queue")
 def test_second_thread_fails_to_start(
-    handler_class: type[Any], monkeypatch: pytest.MonkeyPatch
+    handler_class: type[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    soon: float,
+    settle: Settle,
 ) -> None:
     handler, start = handler_class(), threading.Thread.start
     started = list[threading.Thread]()
@@ -658,7 +691,7 @@ def test_second_thread_fails_to_start(
             handler.start()
     try:
         assert not handler.running
-        wait_until(lambda: not started[0].is_alive(), SOON, "the end of the orphan")
+        wait_until(lambda: not started[0].is_alive(), soon, "the end of the orphan")
         handler.start()
         settle(handler)
     finally:
@@ -670,12 +703,12 @@ def sys_exit() -> None:
     raise SystemExit
 
 
-# -- 18: the name of a failed callback -------------------------------------------------
+# -- 16: the name of a failed callback -------------------------------------------------
 
 
 @pytest.mark.stock_fails("Exception in worker queue thread")
 def test_failed_callback_is_logged_with_its_name(
-    handler: Any, caplog: pytest.LogCaptureFixture
+    handler: Any, caplog: pytest.LogCaptureFixture, settle: Settle
 ) -> None:
     def my_watch(event: WatchedEvent) -> None:
         raise ValueError(event.path)
@@ -690,7 +723,7 @@ def test_failed_callback_is_logged_with_its_name(
     assert "/a/path" in record.message
 
 
-# -- 21: a closure over its own result -------------------------------------------------
+# -- 17: a closure over its own result -------------------------------------------------
 
 
 @pytest.mark.stock_fails("it lives until the collector runs")
@@ -712,12 +745,12 @@ def test_closure_over_its_result_is_freed(handler_class: type[Any]) -> None:
         gc.enable()
 
 
-# -- 23: late heartbeats ---------------------------------------------------------------
+# -- 18: late heartbeats ---------------------------------------------------------------
 
 
 @pytest.mark.stock_fails("the session is lost without a word")
 def test_late_heartbeat_is_logged(
-    make_client: MakeClient, caplog: pytest.LogCaptureFixture
+    make_client: MakeClient, caplog: pytest.LogCaptureFixture, soon: float
 ) -> None:
     # It is late after 3 s, and the session expires after 6 s.
     client = make_client(timeout=6.0)
@@ -729,5 +762,5 @@ def test_late_heartbeat_is_logged(
     client.add_listener(listener)
     client.start()
     client.remove_listener(listener)
-    wait_until(lambda: "a heartbeat is due every" in caplog.text, SOON)
+    wait_until(lambda: "a heartbeat is due every" in caplog.text, soon)
     assert "state listener" in caplog.text

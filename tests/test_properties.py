@@ -26,8 +26,8 @@ from kazoo_seqthreading._connection import Connection
 from kazoo_seqthreading._stats import QueueCounters
 from kazoo_seqthreading._tls import Codec
 from kazoo_seqthreading._worker import Worker
-from tests.concurrency import LIMIT, Gate, frequent_switches, together
 from tests.internals import begin_frames
+from tests.support import TIMEOUT, Gate, frequent_switches, together
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -242,7 +242,7 @@ class HandlerMachine(RuleBasedStateMachine):
         for queue in (self.handler.callback_queue, self.handler.completion_queue):
             done = threading.Event()
             queue.put(done.set)
-            assert done.wait(LIMIT)
+            assert done.wait(TIMEOUT)
         self.agrees()
 
     def agrees(self) -> None:
@@ -304,7 +304,7 @@ def test_whatever_is_put_runs_once_or_is_handed_over_once(
     worker.close()
     inside.open()
     with changed:
-        assert changed.wait_for(lambda: worker.ended, LIMIT)
+        assert changed.wait_for(lambda: worker.ended, TIMEOUT)
     elsewhere = [item.args[0] for item in handed]
     expected = [
         (thread, number)
@@ -355,7 +355,7 @@ def certificates() -> Certificates:
 
 def connect(certificates: Certificates | None) -> Ends:
     ours, peer = socket.socketpair()
-    peer.settimeout(LIMIT)
+    peer.settimeout(TIMEOUT)
     codec = tls = incoming = outgoing = None
     if certificates is not None:
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -484,7 +484,7 @@ def test_frames_cut_and_joined(
 
         def receive() -> None:
             while len(received) < len(frames):
-                assert ends.connection.wait(None, LIMIT)
+                assert ends.connection.wait(None, TIMEOUT)
                 received.append(read_one(ends.connection))
 
         together(send, receive)
@@ -512,7 +512,7 @@ def test_a_peer_that_closes_in_the_middle(
 
         def receive() -> None:
             while True:
-                assert ends.connection.wait(None, LIMIT)
+                assert ends.connection.wait(None, TIMEOUT)
                 if not ends.connection.buffered():
                     break
                 received.append(read_one(ends.connection))

@@ -32,9 +32,8 @@ from prometheus_client.parser import text_string_to_metric_families
 import kazoo_seqthreading
 from kazoo_seqthreading._disconnects import CAUSES
 from tests import links
-from tests.background import LIMIT
 from tests.faults import test_bytes, test_causes, test_faults, test_growth
-from tests.support import ROOT, run_python, wait_until
+from tests.support import ROOT, TIMEOUT, run_python, wait_until
 
 if TYPE_CHECKING:
     from tests.support import MakeClient
@@ -155,7 +154,7 @@ def test_example_of_why(hosts: str, handler: str) -> None:
             assert process.stdout is not None
             printed = process.stdout.readline()
             if handler == "ours":
-                assert process.wait(LIMIT) == 0
+                assert process.wait(TIMEOUT) == 0
             else:
                 with pytest.raises(subprocess.TimeoutExpired):
                     process.wait(1.0)
@@ -197,7 +196,7 @@ def test_opentelemetry(client: Any) -> None:
     lost = threading.Event()
     client.add_listener(lambda state: lost.set())
     client._connection._socket.close()
-    assert lost.wait(LIMIT)
+    assert lost.wait(TIMEOUT)
     wait_until(lambda: client.handler.stats().disconnects)
     (resource,) = reader.get_metrics_data().resource_metrics
     (scope,) = resource.scope_metrics
@@ -230,7 +229,7 @@ def test_tls(
     assert tls_server.tls is not None
     context.load_verify_locations(tls_server.tls.ca)
     client = make_client(hosts=tls_server.tls_hosts, use_ssl=True, handler=handler)
-    client.start(LIMIT)
+    client.start(TIMEOUT)
     assert client.exists("/") is not None
     assert client._connection._socket.ssl_object.context is context
     assert client._connection._socket.ssl_object.version() == "TLSv1.3"
@@ -238,7 +237,7 @@ def test_tls(
 
 def test_subclass(names: dict[str, Any], make_client: MakeClient) -> None:
     client = make_client(handler=names["Impatient"](), timeout=60.0)
-    client.start(LIMIT)
+    client.start(TIMEOUT)
     assert client.get_children("/") == []
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address, began = silent.getsockname(), time.monotonic()
@@ -287,7 +286,7 @@ def test_gunicorn(client: Any, hosts: str, tmp_path: Path) -> None:
         assert master.poll() is None, log.read_text()
         connection = http.client.HTTPConnection("localhost")
         connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.settimeout(LIMIT)
+        connection.sock.settimeout(TIMEOUT)
         try:
             with suppress(OSError):  # it is about to listen
                 connection.sock.connect(str(address))
@@ -302,11 +301,11 @@ def test_gunicorn(client: Any, hosts: str, tmp_path: Path) -> None:
             command, cwd=tmp_path, env=env, stdout=output, stderr=output
         )
     try:
-        assert wait_until(answer, 2 * LIMIT) == "a value; session 1"
+        assert wait_until(answer, 2 * TIMEOUT) == "a value; session 1"
     finally:
         master.terminate()
         try:
-            status = master.wait(LIMIT)
+            status = master.wait(TIMEOUT)
         finally:
             master.kill()
             master.wait()

@@ -28,8 +28,7 @@ from kazoo.recipe.cache import TreeCache, TreeEvent
 from kazoo.recipe.watchers import PatientChildrenWatch
 from kazoo.security import make_digest_acl
 
-from tests.background import LIMIT, in_background
-from tests.support import MakeClient, wait_until
+from tests.support import TIMEOUT, MakeClient, in_background, wait_until
 from tests.zookeeper import ZooKeeper
 
 
@@ -48,7 +47,7 @@ def start(make_client: MakeClient) -> MakeClient:
 
     def start(**options: Any) -> Any:
         client = make_client(**options)
-        client.start(LIMIT)
+        client.start(TIMEOUT)
         return client
 
     return start
@@ -73,7 +72,7 @@ def test_lock(start: MakeClient) -> None:
 
     workers = [in_background(work, clients[number % 2]) for number in range(4)]
     for worker in workers:
-        worker.result(LIMIT)
+        worker.result(TIMEOUT)
     assert (total, most, inside) == (20, 1, 0)
     clients[0].sync("/lock")  # its server may be behind that of the other
     assert clients[0].get_children("/lock") == []
@@ -89,11 +88,11 @@ def test_lock_that_is_taken(start: MakeClient) -> None:
     one.sync("/lock")
     assert one.Lock("/lock").contenders() == ["one"]
 
-    waiting = in_background(wanted.acquire, timeout=LIMIT)
+    waiting = in_background(wanted.acquire, timeout=TIMEOUT)
     wait_until(lambda: taken.contenders() == ["one", "other"])
     assert not waiting.done()
     one.stop()  # ends its session, and so gives up the lock
-    assert waiting.result(LIMIT) is True
+    assert waiting.result(TIMEOUT) is True
     assert wanted.contenders() == ["other"]
     wanted.release()
 
@@ -106,28 +105,28 @@ def test_lock_cancelled(start: MakeClient) -> None:
         wait_until(lambda: taken.contenders() == ["one", "other"])
         wanted.cancel()
         with pytest.raises(CancelledError):
-            waiting.result(LIMIT)
+            waiting.result(TIMEOUT)
         wait_until(lambda: taken.contenders() == ["one"])
 
 
 def test_read_and_write_lock(start: MakeClient) -> None:
     one, other = start(), start()
     first, second = one.ReadLock("/lock", "reader"), other.ReadLock("/lock", "reader")
-    assert first.acquire(timeout=LIMIT)
-    assert second.acquire(timeout=LIMIT)  # readers do not exclude each other
+    assert first.acquire(timeout=TIMEOUT)
+    assert second.acquire(timeout=TIMEOUT)  # readers do not exclude each other
     writer = one.WriteLock("/lock", "writer")
-    writing = in_background(writer.acquire, timeout=LIMIT)
+    writing = in_background(writer.acquire, timeout=TIMEOUT)
     wait_until(lambda: len(one.get_children("/lock")) == 3)
     late = other.ReadLock("/lock", "late")
     assert not late.acquire(blocking=False)  # a reader waits behind a writer
     first.release()
     second.release()
-    assert writing.result(LIMIT) is True
-    reading = in_background(late.acquire, timeout=LIMIT)
+    assert writing.result(TIMEOUT) is True
+    reading = in_background(late.acquire, timeout=TIMEOUT)
     wait_until(lambda: len(one.get_children("/lock")) == 2)
     assert not reading.done()
     writer.release()
-    assert reading.result(LIMIT) is True
+    assert reading.result(TIMEOUT) is True
     late.release()
 
 
@@ -137,16 +136,16 @@ def test_semaphore(start: MakeClient) -> None:
         client.Semaphore("/semaphore", f"holder-{number}", max_leases=2)
         for number, client in enumerate((one, other, one))
     ]
-    assert leases[0].acquire(timeout=LIMIT)
-    assert leases[1].acquire(timeout=LIMIT)
+    assert leases[0].acquire(timeout=TIMEOUT)
+    assert leases[1].acquire(timeout=TIMEOUT)
     assert not leases[2].acquire(blocking=False)
     assert sorted(leases[2].lease_holders()) == ["holder-0", "holder-1"]
-    waiting = in_background(leases[2].acquire, timeout=LIMIT)
+    waiting = in_background(leases[2].acquire, timeout=TIMEOUT)
     # The next in turn holds a lock beside the leases.
     wait_until(lambda: one.Lock("/semaphore-__lock__").contenders())
     assert not waiting.done()
     other.stop()
-    assert waiting.result(LIMIT) is True
+    assert waiting.result(TIMEOUT) is True
     assert sorted(leases[2].lease_holders()) == ["holder-0", "holder-2"]
     for lease in (leases[0], leases[2]):
         lease.release()
@@ -159,20 +158,20 @@ def test_election(start: MakeClient) -> None:
 
     def lead(name: str) -> None:
         led.put(name)
-        assert may_end.wait(LIMIT)
+        assert may_end.wait(TIMEOUT)
 
     first = in_background(one.Election("/election", "one").run, lead, "one")
-    assert led.get(timeout=LIMIT) == "one"
+    assert led.get(timeout=TIMEOUT) == "one"
     election = other.Election("/election", "other")
     second = in_background(election.run, lead, "other")
     wait_until(lambda: election.contenders() == ["one", "other"])
     assert led.empty()
     one.stop()  # the leader is gone
-    assert led.get(timeout=LIMIT) == "other"
+    assert led.get(timeout=TIMEOUT) == "other"
     may_end.set()
-    second.result(LIMIT)
+    second.result(TIMEOUT)
     # The first has lost its session, and kazoo says so when it gives up the lead.
-    assert first.exception(LIMIT) is not None
+    assert first.exception(TIMEOUT) is not None
     assert election.contenders() == []
 
 
@@ -182,17 +181,17 @@ def test_election_cancelled(start: MakeClient) -> None:
 
     def lead() -> None:
         leads.set()
-        assert may_end.wait(LIMIT)
+        assert may_end.wait(TIMEOUT)
 
     first = in_background(one.Election("/election", "one").run, lead)
-    assert leads.wait(LIMIT)
+    assert leads.wait(TIMEOUT)
     election = other.Election("/election", "other")
     second = in_background(election.run, pytest.fail, "it leads")
     wait_until(lambda: election.contenders() == ["one", "other"])
     election.cancel()
-    second.result(LIMIT)
+    second.result(TIMEOUT)
     may_end.set()
-    first.result(LIMIT)
+    first.result(TIMEOUT)
 
 
 # -- barriers, counters, parties ---------------------------------------------------
@@ -205,9 +204,9 @@ def test_barrier(start: MakeClient) -> None:
     barrier.create()
     other.sync("/barrier")
     assert other.Barrier("/barrier").wait(0.1) is False
-    waiting = in_background(other.Barrier("/barrier").wait, LIMIT)
+    waiting = in_background(other.Barrier("/barrier").wait, TIMEOUT)
     assert barrier.remove() is True
-    assert waiting.result(LIMIT) is True
+    assert waiting.result(TIMEOUT) is True
     assert barrier.remove() is False
 
 
@@ -223,13 +222,13 @@ def test_double_barrier(start: MakeClient) -> None:
     assert not any(future.done() for future in entering)
     barriers[2].enter()
     for future in entering:
-        future.result(LIMIT)
+        future.result(TIMEOUT)
     assert all(barrier.participating for barrier in barriers)
 
     leaving = [in_background(barrier.leave) for barrier in barriers[:2]]
     barriers[2].leave()
     for future in leaving:
-        future.result(LIMIT)
+        future.result(TIMEOUT)
     assert clients[0].get_children("/barrier") == []
 
 
@@ -242,7 +241,7 @@ def test_counter(start: MakeClient) -> None:
             counter += 1
 
     for future in [in_background(count, clients[number % 2]) for number in range(4)]:
-        future.result(LIMIT)
+        future.result(TIMEOUT)
     clients[0].sync("/counter")
     counter = clients[0].Counter("/counter")
     assert counter.value == 40
@@ -295,21 +294,21 @@ def test_queue_of_many_consumers(start: MakeClient) -> None:
 
     consumed: list[bytes] = []
     for future in [in_background(consume, clients[number % 2]) for number in range(4)]:
-        consumed += future.result(LIMIT)
+        consumed += future.result(TIMEOUT)
     assert sorted(consumed) == sorted(values)  # each one once
 
 
 def test_locking_queue(start: MakeClient) -> None:
     one, other = start(), start()
     mine, theirs = one.LockingQueue("/queue"), other.LockingQueue("/queue")
-    waiting = in_background(mine.get, LIMIT)
+    waiting = in_background(mine.get, TIMEOUT)
     theirs.put_all([b"a", b"b"])
-    assert waiting.result(LIMIT) == b"a"
+    assert waiting.result(TIMEOUT) == b"a"
     assert mine.holds_lock()
-    assert theirs.get(LIMIT) == b"b"
+    assert theirs.get(TIMEOUT) == b"b"
     other.stop()  # what it held is for the others again
     assert mine.consume()
-    assert mine.get(LIMIT) == b"b"
+    assert mine.get(TIMEOUT) == b"b"
     assert mine.consume()
     assert mine.get(0.1) is None
     assert len(mine) == 0
@@ -334,7 +333,7 @@ def test_set_partitioner(start: MakeClient) -> None:
                 sorted(itertools.chain(*shares)) == list(items)
             )
 
-        wait_until(settled, LIMIT)
+        wait_until(settled, TIMEOUT)
         return [list(one) for one in partitioners]
 
     one, other = (
@@ -388,16 +387,16 @@ def test_data_watch(start: MakeClient) -> None:
         return bool(data != b"last")
 
     one.DataWatch("/node", changed)
-    assert seen.get(timeout=LIMIT) == (None, None, None)
+    assert seen.get(timeout=TIMEOUT) == (None, None, None)
     other.create("/node", b"0")
-    assert seen.get(timeout=LIMIT) == (b"0", 0, EventType.CREATED)
+    assert seen.get(timeout=TIMEOUT) == (b"0", 0, EventType.CREATED)
     for number in range(1, 10):
         other.set("/node", b"%d" % number)
-        assert seen.get(timeout=LIMIT) == (b"%d" % number, number, EventType.CHANGED)
+        assert seen.get(timeout=TIMEOUT) == (b"%d" % number, number, EventType.CHANGED)
     other.delete("/node")
-    assert seen.get(timeout=LIMIT) == (None, None, EventType.DELETED)
+    assert seen.get(timeout=TIMEOUT) == (None, None, EventType.DELETED)
     other.create("/node", b"last")
-    assert seen.get(timeout=LIMIT) == (b"last", 0, EventType.CREATED)
+    assert seen.get(timeout=TIMEOUT) == (b"last", 0, EventType.CREATED)
     other.set("/node", b"not seen")
     one.sync("/node")
     assert one.get("/node")[0] == b"not seen"
@@ -410,13 +409,13 @@ def test_children_watch(start: MakeClient) -> None:
     seen: queue.Queue[list[str]] = queue.Queue()
     one.ChildrenWatch("/parent", lambda children: seen.put(sorted(children)))
     expected: list[str] = []
-    assert seen.get(timeout=LIMIT) == expected
+    assert seen.get(timeout=TIMEOUT) == expected
     for number in range(5):
         other.create(f"/parent/{number}")
         expected.append(str(number))
-        assert seen.get(timeout=LIMIT) == expected
+        assert seen.get(timeout=TIMEOUT) == expected
     other.delete("/parent/0")
-    assert seen.get(timeout=LIMIT) == expected[1:]
+    assert seen.get(timeout=TIMEOUT) == expected[1:]
 
 
 def test_patient_children_watch(start: MakeClient) -> None:
@@ -425,11 +424,11 @@ def test_patient_children_watch(start: MakeClient) -> None:
     result = PatientChildrenWatch(one, "/parent", time_boundary=2.0).start()
     for number in range(3):
         other.create(f"/parent/{number}")
-    children, changed = result.get(timeout=3 * LIMIT)
+    children, changed = result.get(timeout=3 * TIMEOUT)
     assert sorted(children) == ["0", "1", "2"]
     assert not changed.ready()
     other.create("/parent/3")
-    changed.get(timeout=LIMIT)
+    changed.get(timeout=TIMEOUT)
 
 
 def test_watch_callbacks_may_call(start: MakeClient) -> None:
@@ -442,7 +441,7 @@ def test_watch_callbacks_may_call(start: MakeClient) -> None:
 
     client.get("/node", watch=changed)
     client.set("/node", b"1")
-    assert got.get(timeout=LIMIT) == ("/node", b"1")
+    assert got.get(timeout=TIMEOUT) == ("/node", b"1")
 
 
 def test_tree_cache(start: MakeClient) -> None:
@@ -455,7 +454,7 @@ def test_tree_cache(start: MakeClient) -> None:
     cache.listen_fault(faults.append)
 
     def following(kind: int) -> Any:
-        event = events.get(timeout=LIMIT)
+        event = events.get(timeout=TIMEOUT)
         assert event.event_type == kind, event
         return event.event_data and (event.event_data.path, event.event_data.data)
 
@@ -512,7 +511,7 @@ def test_chroot(start: MakeClient, hosts: str) -> None:
     assert inner.create("/a/b", b"1", makepath=True) == "/a/b"
     assert inner.create("/a/n-", sequence=True) == "/a/n-0000000001"
     assert inner.sync("/a") == "/a"
-    event = events.get(timeout=LIMIT)
+    event = events.get(timeout=TIMEOUT)
     assert (event.type, event.path) == (EventType.CHILD, "/")
     assert inner.transaction().commit() == []
     with inner.transaction() as transaction:
@@ -563,14 +562,14 @@ def minority() -> Iterator[ZooKeeper]:
     config = {"localSessionsEnabled": "true", "localSessionsUpgradingEnabled": "true"}
     with ZooKeeper(3, config=config) as zookeeper:
         client: Any = KazooClient(zookeeper.hosts)
-        client.start(LIMIT)
+        client.start(TIMEOUT)
         client.create("/read")
         client.stop()
         client.close()
         left = zookeeper.leader()
         for node in zookeeper.followers():
             node.kill()
-        wait_until(lambda: left.mode() == "read-only", LIMIT)
+        wait_until(lambda: left.mode() == "read-only", TIMEOUT)
         yield zookeeper
 
 

@@ -12,9 +12,15 @@ import pytest
 
 import kazoo_seqthreading
 from kazoo_seqthreading import SequentialThreadingHandler
-from tests.concurrency import LIMIT, Gate, in_thread, interrupt
 from tests.internals import core_of
-from tests.support import run_python, wait_until
+from tests.support import (
+    TIMEOUT,
+    Gate,
+    in_thread,
+    interrupt,
+    run_python,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from tests.support import MakeClient
@@ -85,7 +91,7 @@ def test_requests_in_flight(make_client: MakeClient, own_server: ZooKeeper) -> N
     finally:
         node.resume()
     for result in results:
-        result.get(timeout=LIMIT)
+        result.get(timeout=TIMEOUT)
     assert "requests in flight: 20, not sent yet: 0" in report
     assert report.count("       SetData /slow-node, for ") == 10
     assert "s3cret" not in report
@@ -107,7 +113,7 @@ def test_disconnects_are_told(client: Any) -> None:
     lost = threading.Event()
     client.add_listener(lambda state: lost.set())
     in_thread(client._connection._socket.close)
-    assert lost.wait(LIMIT)
+    assert lost.wait(TIMEOUT)
     wait_until(lambda: client.handler.stats().disconnects)
     report = client.handler.report()
     assert "Disconnects: thread: 1" in report
@@ -128,7 +134,7 @@ def test_every_lock_is_held_by_somebody_else(client: Any) -> None:
         held.wait_entered()
         report = client.handler.report()
         assert not held.passed.is_set()
-    holder.join(LIMIT)
+    holder.join(TIMEOUT)
     assert "  1. CONNECTED, hosts " in report
 
 
@@ -140,7 +146,7 @@ def test_in_a_signal_handler_at_every_step(handler: SequentialThreadingHandler) 
         result = handler.async_result()
         result.rawlink(print)
         result.set(None)
-        handler.spawn(int).join(LIMIT)
+        handler.spawn(int).join(TIMEOUT)
         handler.stop()
         handler.start()
 

@@ -29,18 +29,19 @@ from kazoo.interfaces import IAsyncResult
 import kazoo_seqthreading
 from kazoo_seqthreading import AsyncResult, SequentialThreadingHandler, TimeoutError
 from kazoo_seqthreading._batch import end_batch, flush_batch, start_batch
-from tests.background import in_background
-from tests.concurrency import (
-    LIMIT,
+from tests.internals import link_inline, run_as_connection, waiting
+from tests.support import (
     RAISED,
+    TIMEOUT,
     frequent_switches,
+    in_background,
     in_thread,
     interrupt,
     make_exception,
+    refcounted,
     together,
+    wait_until,
 )
-from tests.internals import link_inline, run_as_connection, waiting
-from tests.support import refcounted, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -66,7 +67,7 @@ def settle(handler: SequentialThreadingHandler) -> None:
     """Wait until all callbacks that are queued have run."""
     done = threading.Event()
     handler.completion_queue.put(done.set)
-    assert done.wait(LIMIT)
+    assert done.wait(TIMEOUT)
 
 
 class Boom(Exception):
@@ -435,7 +436,7 @@ def test_waiters_wake_before_links_run(stopped: SequentialThreadingHandler) -> N
     woken = threading.Semaphore(0)
 
     def wait() -> None:
-        assert result.get(timeout=LIMIT) == "value"
+        assert result.get(timeout=TIMEOUT) == "value"
         woken.release()
 
     def complete() -> None:
@@ -443,7 +444,7 @@ def test_waiters_wake_before_links_run(stopped: SequentialThreadingHandler) -> N
         result.set("value")
 
     result.rawlink(
-        lambda _: seen.extend(woken.acquire(timeout=LIMIT / 4) for _ in "123")
+        lambda _: seen.extend(woken.acquire(timeout=TIMEOUT / 4) for _ in "123")
     )
     together(complete, wait, wait, wait)
     assert seen == [True] * 3
@@ -460,7 +461,7 @@ def complete_in_a_batch(
     :returns: whether that thread was woken by then, in a limited time
     """
     result = AsyncResult[Any](handler)
-    waiter = in_background(result.get, timeout=LIMIT)
+    waiter = in_background(result.get, timeout=TIMEOUT)
     wait_until(lambda: waiting(result))
     woken: list[bool] = []
 
@@ -468,11 +469,11 @@ def complete_in_a_batch(
         start_batch()
         result.set("value")
         then()
-        done, _ = concurrent.futures.wait([waiter], LIMIT / 4)
+        done, _ = concurrent.futures.wait([waiter], TIMEOUT / 4)
         woken.append(bool(done))
 
     run_as_connection(handler, connection)
-    assert waiter.result(LIMIT) == "value"
+    assert waiter.result(TIMEOUT) == "value"
     return woken[0]
 
 
@@ -489,7 +490,7 @@ def test_a_batch_ends_with_its_connection_thread(
     handler: SequentialThreadingHandler,
 ) -> None:
     result = AsyncResult[Any](handler)
-    waiter = in_background(result.get, timeout=LIMIT)
+    waiter = in_background(result.get, timeout=TIMEOUT)
     wait_until(lambda: waiting(result))
 
     def connection() -> None:
@@ -497,16 +498,16 @@ def test_a_batch_ends_with_its_connection_thread(
         result.set("value")
 
     run_as_connection(handler, connection)
-    assert waiter.result(LIMIT) == "value"
+    assert waiter.result(TIMEOUT) == "value"
 
 
 def test_another_thread_has_no_batch(handler: SequentialThreadingHandler) -> None:
     result = AsyncResult[Any](handler)
-    waiter = in_background(result.get, timeout=LIMIT)
+    waiter = in_background(result.get, timeout=TIMEOUT)
     wait_until(lambda: waiting(result))
     start_batch()
     result.set("value")
-    assert waiter.result(LIMIT) == "value"
+    assert waiter.result(TIMEOUT) == "value"
     assert flush_batch() == 0
 
 
@@ -559,10 +560,10 @@ def test_results_can_be_used_in_the_middle_of_each_method(
         other = AsyncResult[Any](stopped)
         other.rawlink(late.append)
         other.set("other")
-        assert other.get(timeout=LIMIT) == "other"
+        assert other.get(timeout=TIMEOUT) == "other"
         result.rawlink(late.append)
         result.set("value")
-        assert result.get(timeout=LIMIT) == "value"
+        assert result.get(timeout=TIMEOUT) == "value"
         used.append(True)
 
     meanwhile = use if where == "here" else partial(in_thread, use)
@@ -592,7 +593,7 @@ def test_set_that_is_interrupted_is_complete_or_can_be_completed(
     for number in itertools.count(1):
         result, calls = AsyncResult[Any](handler), list[Any]()
         result.rawlink(calls.append)
-        waiter = in_background(result.get, timeout=LIMIT)
+        waiter = in_background(result.get, timeout=TIMEOUT)
         wait_until(lambda: len(waiting(result)) == 2)  # noqa: B023
         try:
             interrupt(partial(result.set, "value"), number, raise_interrupt)
@@ -602,7 +603,7 @@ def test_set_that_is_interrupted_is_complete_or_can_be_completed(
             interrupted = False
         if not result.ready():
             result.set("value")
-        assert waiter.result(LIMIT) == "value"
+        assert waiter.result(TIMEOUT) == "value"
         settle(handler)
         assert calls == [result]
         assert waiting(result) == []
@@ -723,7 +724,7 @@ def test_nothing_in_time(
     assert waiting(result) == []  # those who gave up are forgotten
 
 
-@pytest.mark.parametrize("timeout", [None, LIMIT, 10**20, 1e300, math.inf])
+@pytest.mark.parametrize("timeout", [None, TIMEOUT, 10**20, 1e300, math.inf])
 def test_waiting_for_a_value(
     stopped: SequentialThreadingHandler, timeout: float | None
 ) -> None:
@@ -747,7 +748,7 @@ def test_waiters_racing_set_all_wake(stopped: SequentialThreadingHandler) -> Non
     with frequent_switches():
         for _ in range(200):
             result = AsyncResult[Any](stopped)
-            gets = [partial(result.get, timeout=LIMIT)] * 3
+            gets = [partial(result.get, timeout=TIMEOUT)] * 3
             values = together(*gets, partial(result.set, "value"))
             assert values[:3] == ["value"] * 3
 
@@ -760,7 +761,7 @@ def test_timeouts_racing_set(stopped: SequentialThreadingHandler) -> None:
         for _ in range(200):
             result = AsyncResult[Any](stopped)
             together(*[lambda result=result: wait(result)] * 3, result.set)
-            assert result.get(timeout=LIMIT) is None
+            assert result.get(timeout=TIMEOUT) is None
             assert waiting(result) == []
 
 
@@ -782,7 +783,7 @@ def on_signal() -> Iterator[OnSignal]:
 
     yield call
     for sender in senders:
-        sender.join(LIMIT)
+        sender.join(TIMEOUT)
     signal.signal(signal.SIGUSR1, before)
 
 
@@ -797,7 +798,7 @@ def test_wait_is_interrupted_by_a_signal(
     result = AsyncResult[Any](stopped)
     on_signal(result, interrupt)
     with pytest.raises(KeyboardInterrupt):
-        getattr(result, method)(timeout=LIMIT)
+        getattr(result, method)(timeout=TIMEOUT)
     assert waiting(result) == []
     result.set("value")
     assert result.get() == "value"
@@ -809,7 +810,7 @@ def test_signal_handler_completes_what_is_waited_for(
 ) -> None:
     result = AsyncResult[Any](stopped)
     on_signal(result, lambda: result.set("from the handler"))
-    assert result.get(timeout=LIMIT) == "from the handler"
+    assert result.get(timeout=TIMEOUT) == "from the handler"
 
 
 # -- exceptions ------------------------------------------------------------------------
@@ -822,7 +823,7 @@ def length(error: BaseException | None) -> int:
 
 def raised_by(result: AsyncResult[Any]) -> BaseException:
     try:
-        result.get(timeout=LIMIT)
+        result.get(timeout=TIMEOUT)
     except BaseException as error:
         return error
     raise AssertionError("it did not raise")

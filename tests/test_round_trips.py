@@ -18,9 +18,8 @@ from kazoo_seqthreading._round_trips import (
     Sampler,
     total_round_trips,
 )
-from tests.concurrency import LIMIT
 from tests.faults.proxy import Delay, Proxy
-from tests.support import MakeClient, wait_until
+from tests.support import TIMEOUT, MakeClient, wait_until
 
 
 def make_sampler() -> tuple[Sampler, RoundTripCounters]:
@@ -170,7 +169,7 @@ def test_of_each_connection_and_in_total(client: Any, make_client: MakeClient) -
         lambda: all(
             one.round_trips.client.count for one in client.handler.stats().connections
         ),
-        LIMIT,
+        TIMEOUT,
     )
     stats = client.handler.stats()
     assert len(stats.connections) == 2

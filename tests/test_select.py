@@ -15,9 +15,8 @@ import pytest
 
 from kazoo_seqthreading import SequentialThreadingHandler, _select
 from kazoo_seqthreading._wakeup import attach
-from tests.concurrency import LIMIT, in_thread, together
 from tests.internals import make_channel
-from tests.support import KazooClient
+from tests.support import TIMEOUT, KazooClient, in_thread, together
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -139,7 +138,7 @@ def test_urgent_data(select: Select) -> None:
         client = stack.enter_context(socket.create_connection(server.getsockname()))
         peer = stack.enter_context(server.accept()[0])
         peer.send(b"!", socket.MSG_OOB)
-        assert select([], [], [client], LIMIT) == ([], [], [client])
+        assert select([], [], [client], TIMEOUT) == ([], [], [client])
 
 
 @pytest.mark.parametrize("timeout", [0, 0.0, 0.01, 0.0001, True])
@@ -149,7 +148,7 @@ def test_timeout_passes(select: Select, pair: Pair, timeout: float) -> None:
     assert time.monotonic() - began >= timeout * 0.9
 
 
-@pytest.mark.parametrize("timeout", [None, LIMIT, 3_000_000, 2**31 / 1000, 4e9])
+@pytest.mark.parametrize("timeout", [None, TIMEOUT, 3_000_000, 2**31 / 1000, 4e9])
 def test_timeout_is_no_delay(select: Select, pair: Pair, timeout: float | None) -> None:
     sock, other = pair
     results = together(
@@ -279,7 +278,7 @@ def test_wake_up_of_a_handler(select: Select, attached: bool) -> None:
         request()
         assert select([reader], [], []) == ([reader], [], [])
         answer()
-        results = together(lambda: select([reader], [], [], LIMIT), request)
+        results = together(lambda: select([reader], [], [], TIMEOUT), request)
         assert results[0] == ([reader], [], [])
         answer()
         assert select([reader], [], [], 0) == ([], [], [])
@@ -317,9 +316,9 @@ def test_plain_connection(select: Select) -> None:
                 both = select([connection], [connection], [], 0)
                 assert both == ([], [connection], [])
                 peer.send(b"some")
-                assert select([connection], [], [], LIMIT) == ([connection], [], [])
+                assert select([connection], [], [], TIMEOUT) == ([connection], [], [])
                 assert connection.recv(1) == b"s"
-                assert select([connection], [], [], LIMIT) == ([connection], [], [])
+                assert select([connection], [], [], TIMEOUT) == ([connection], [], [])
                 assert connection.recv(10) == b"ome"
                 assert select([connection], [], [], 0) == ([], [], [])
         with pytest.raises(OSError, match="closed"):
@@ -351,7 +350,7 @@ def test_poller(cls: type[_select.Poller], pair: Pair) -> None:
         if sends:
             writer.send(b"\0")
         ready: tuple[bool, bool] = in_thread(
-            lambda: poller.poll(writing, waited_for, timeout), LIMIT / 2
+            lambda: poller.poll(writing, waited_for, timeout), TIMEOUT / 2
         )
         return ready
 
@@ -359,24 +358,24 @@ def test_poller(cls: type[_select.Poller], pair: Pair) -> None:
         assert poll(False, True, 0) == (False, False)
         assert poll(False, True, 0.01) == (False, False)
         # It can be written, and not be read.
-        assert poll(True, True, LIMIT) == (False, False)
-        assert poll(True, False, LIMIT) == (False, False)
+        assert poll(True, True, TIMEOUT) == (False, False)
+        assert poll(True, False, TIMEOUT) == (False, False)
         for _ in range(3):
-            assert poll(False, True, LIMIT, sends=True) == (False, True)
+            assert poll(False, True, TIMEOUT, sends=True) == (False, True)
             assert poll(False, False, 0) == (False, False)
             assert wakeup.recv(1) == b"\0"
             began = time.monotonic()
             assert poll(False, True, 0.05) == (False, False)  # it was woken once
             assert time.monotonic() - began >= 0.045
         other.send(b"x")
-        assert poll(False, True, LIMIT) == (True, False)
-        assert poll(True, False, LIMIT) == (True, False)
-        assert poll(True, True, LIMIT, sends=True) == (True, True)
+        assert poll(False, True, TIMEOUT) == (True, False)
+        assert poll(True, False, TIMEOUT) == (True, False)
+        assert poll(True, True, TIMEOUT, sends=True) == (True, True)
         wakeup.recv(1)
         sock.recv(1)
         assert poll(False, False, 0) == (False, False)
         other.close()
-        assert poll(False, True, LIMIT) == (True, False)
+        assert poll(False, True, TIMEOUT) == (True, False)
     finally:
         writer.close()
         wakeup.close()
@@ -398,7 +397,7 @@ def test_best_poller_is_made(monkeypatch: pytest.MonkeyPatch, pair: Pair) -> Non
 
 def test_selects_of_many_threads(select: Select, pair: Pair) -> None:
     def wait() -> Any:
-        return select([pair[0]], [], [], LIMIT)
+        return select([pair[0]], [], [], TIMEOUT)
 
     results = together(wait, wait, lambda: pair[1].send(b"x"))
     assert results[:2] == [([pair[0]], [], [])] * 2

@@ -21,10 +21,8 @@ from kazoo.exceptions import KazooException, NoNodeError
 from kazoo.handlers.threading import KazooTimeoutError
 from kazoo.protocol.connection import ConnectionHandler
 
-from tests.background import in_background
-from tests.concurrency import Gate, in_thread
 from tests.faults.proxy import RST, Proxy, Stall
-from tests.support import wait_until
+from tests.support import TIMEOUT, Gate, in_background, in_thread, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,8 +30,6 @@ if TYPE_CHECKING:
     from tests.support import MakeClient
     from tests.zookeeper import ZooKeeper
 
-#: How long anything may take, in seconds: far more than it needs.
-SOON = 10.0
 #: A session that is lost soon, in seconds.
 SESSION = 3.0
 
@@ -51,9 +47,9 @@ def watched_client(
     """Return a function that starts clients whose handlers warn of callbacks soon."""
 
     def make(**options: Any) -> Any:
-        handler = new_handler(slow_callback_duration=0.05, stop_timeout=SOON)
+        handler = new_handler(slow_callback_duration=0.05, stop_timeout=TIMEOUT)
         client = make_client(handler=handler, **options)
-        client.start(SOON)
+        client.start(TIMEOUT)
         return client
 
     return make
@@ -71,7 +67,7 @@ def logging_to(handler: logging.Handler) -> Iterator[None]:
 
 def soon(function: Callable[..., Any], *args: Any) -> Any:
     """Call *function*, which must not hang."""
-    return in_thread(lambda: function(*args), SOON)
+    return in_thread(lambda: function(*args), TIMEOUT)
 
 
 # -- what a connection thread runs: log handlers ---------------------------------------
@@ -95,7 +91,7 @@ class NodeHandler(logging.Handler):
             result = self._client.create_async(
                 "/log/record-", record.getMessage().encode(), sequence=True
             )
-            result.get(timeout=SOON)  # else it would block for ever where it hangs
+            result.get(timeout=TIMEOUT)  # else it would block for ever where it hangs
             self.names.append(record.name)
         except Exception as error:
             self.failures.append(f"{record.name}: {error!r}")
@@ -117,7 +113,7 @@ def test_log_handler_that_writes_to_zookeeper(
             log.warning("record %d", number)
             assert nodes.failures == []
         if not stock:  # which does not warn of the callback
-            wait_until(lambda: set(nodes.names) > {"application"}, SOON)
+            wait_until(lambda: set(nodes.names) > {"application"}, TIMEOUT)
     assert nodes.names.count("application") == 500
     assert len(client.get_children("/log")) == len(nodes.names) + 1
 
@@ -160,7 +156,7 @@ def test_log_handler_that_is_broken(
         client.exists_async("/").rawlink(slow)
         slow.wait_entered()
         if not stock:  # which does not warn of the callback
-            assert broken.emitted.acquire(timeout=SOON)
+            assert broken.emitted.acquire(timeout=TIMEOUT)
         assert soon(client.exists, "/") is not None
         for _ in range(4):  # for longer than the session lasts without
             assert pings.acquire(timeout=SESSION), "no heartbeat"
@@ -179,7 +175,7 @@ def test_warnings_go_on_after_a_log_handler_has_raised(
             with Gate() as slow:
                 client.exists_async("/").rawlink(slow)
                 slow.wait_entered()
-                assert broken.emitted.acquire(timeout=SOON)
+                assert broken.emitted.acquire(timeout=TIMEOUT)
                 assert soon(client.exists, "/") is not None
 
 
@@ -249,7 +245,7 @@ def test_callback_whose_attributes_raise(
         assert repr(client.handler)
         if hasattr(client.handler, "stats"):
             assert client.handler.stats().running
-    assert slow.passed.wait(SOON)
+    assert slow.passed.wait(TIMEOUT)
     assert states == []
     soon(client.stop)
     assert not client.handler.running
@@ -319,7 +315,7 @@ class LoopThread:
         self._waiting = threading.Event()
         self._task = loop.create_task(self._wait())
         self.values = in_background(self._run)
-        assert self._waiting.wait(SOON)
+        assert self._waiting.wait(TIMEOUT)
 
     def _run(self) -> Any:
         try:
@@ -343,7 +339,7 @@ class LoopThread:
     def __exit__(self, *exc_info: object) -> None:
         with suppress(RuntimeError):  # its loop is closed
             self.loop.call_soon_threadsafe(self._task.cancel)
-        self.values.result(SOON)
+        self.values.result(TIMEOUT)
 
 
 @pytest.mark.ours_alone("its results cannot be awaited")
@@ -372,7 +368,7 @@ def test_event_loop_that_cannot_be_reached(
             with gate:
                 node.resume()
                 for future in [*threads, *futures, others.values]:
-                    assert future.result(SOON) is not None
+                    assert future.result(TIMEOUT) is not None
                 assert soon(client.exists, "/") is not None
         finally:
             gone.broken = None
@@ -527,16 +523,16 @@ class Situations:
         client.create("/watched/child")
         client.set("/watched", b"1")
         for _ in range(3):
-            assert seen.acquire(timeout=SOON)
+            assert seen.acquire(timeout=TIMEOUT)
 
     def futures(self) -> None:
         if self._stock:
             return
         futures = [self._client.exists_async("/").as_future() for _ in range(100)]
         for future in futures:
-            assert future.result(SOON) is not None
+            assert future.result(TIMEOUT) is not None
         with pytest.raises(NoNodeError):
-            self._client.get_async("/no/node").as_future().result(SOON)
+            self._client.get_async("/no/node").as_future().result(TIMEOUT)
 
     def awaits(self) -> None:
         if self._stock:
@@ -545,7 +541,7 @@ class Situations:
         loop.traps = self._traps
         results = [self._client.exists_async("/") for _ in range(100)]
         with LoopThread(loop, results) as waiting:
-            assert len(waiting.values.result(SOON)) == 100
+            assert len(waiting.values.result(TIMEOUT)) == 100
 
     def slow_callback(self) -> None:
         client = self._client
@@ -571,8 +567,8 @@ class Situations:
 
         client.add_listener(listener)
         self._proxy.cut(RST)
-        assert held_up.wait(SOON)
-        wait_until(lambda: client.connected, SOON)
+        assert held_up.wait(TIMEOUT)
+        wait_until(lambda: client.connected, TIMEOUT)
         client.retry(client.exists, "/")
 
     def lost_connection(self) -> None:
@@ -584,8 +580,8 @@ class Situations:
             client.create_async("/x/y/z", makepath=True)
         self._proxy.cut(RST)
         for _ in range(51):
-            assert ended.acquire(timeout=SOON)
-        wait_until(lambda: client.connected, SOON)
+            assert ended.acquire(timeout=TIMEOUT)
+        wait_until(lambda: client.connected, TIMEOUT)
 
     def restart(self) -> None:
         client, ended = self._client, threading.Semaphore(0)
@@ -595,7 +591,7 @@ class Situations:
             )
         client.restart()
         for _ in range(50):
-            assert ended.acquire(timeout=SOON)
+            assert ended.acquire(timeout=TIMEOUT)
 
     def stop(self) -> None:
         client, ended = self._client, threading.Semaphore(0)
@@ -607,7 +603,7 @@ class Situations:
         pending.rawlink(callback)
         client.exists_async("/").rawlink(callback)
         for _ in range(3):
-            assert ended.acquire(timeout=SOON)
+            assert ended.acquire(timeout=TIMEOUT)
 
 
 SITUATIONS = [name for name in vars(Situations) if not name.startswith("_")]
@@ -681,7 +677,7 @@ def listen(client: Any, function: Callable[[], Any]) -> Any:
 
     client.add_listener(listener)
     client.start_async()
-    assert done.wait(SOON)
+    assert done.wait(TIMEOUT)
     (outcome,) = outcomes
     if isinstance(outcome, Exception):
         raise outcome
@@ -706,7 +702,7 @@ def test_listener_calls_another_client(
     assert one.get("/a/b")[0] == b"value"
 
 
-@pytest.mark.parametrize("timeout", [None, SOON])
+@pytest.mark.parametrize("timeout", [None, TIMEOUT])
 @pytest.mark.parametrize("what", ["event", "cleared event", "result"])
 def test_listener_waits_for_another_thread(
     make_client: MakeClient, what: str, timeout: float | None
@@ -722,10 +718,10 @@ def test_listener_waits_for_another_thread(
         return (result.get if what == "result" else event.wait)(timeout=timeout)
 
     listening = in_background(listen, client, wait)
-    assert waiting.wait(SOON)
+    assert waiting.wait(TIMEOUT)
     event.set()
     result.set(True)
-    assert listening.result(SOON) is True
+    assert listening.result(TIMEOUT) is True
     assert client.exists("/") is not None
 
 
@@ -740,7 +736,7 @@ def test_listener_waits_with_a_timeout(make_client: MakeClient) -> None:
         return result.wait(0.1), client.handler.event_object().wait(0.1)
 
     assert listen(client, wait) == (False, False)
-    assert results[0].get(timeout=SOON) is not None
+    assert results[0].get(timeout=TIMEOUT) is not None
 
 
 # -- results of a handler that is stopped ----------------------------------------------
@@ -793,7 +789,7 @@ def stopped_with_callbacks(
         if request.param == "lost":
             proxy.cut(RST)
         proxy.restore()
-        stopping.result(SOON)
+        stopping.result(TIMEOUT)
     return list(threads), connection[0], 5
 
 

@@ -27,18 +27,13 @@ import kazoo.handlers.threading
 import pytest
 from kazoo.exceptions import NoNodeError
 
-from tests.background import in_background
-from tests.concurrency import in_thread
-from tests.support import refcounted, wait_until
+from tests.support import TIMEOUT, in_background, in_thread, refcounted, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.support import MakeClient
     from tests.zookeeper import ZooKeeper
-
-#: How long anything may take, in seconds: far more than it needs.
-SOON = 10.0
 
 
 @pytest.fixture
@@ -52,7 +47,7 @@ def handler(handler_class: type[Any]) -> Iterator[Any]:
 
 def use(client: Any) -> None:
     """Start *client*, do of everything a little, and start it again."""
-    client.start(SOON)
+    client.start(TIMEOUT)
     ended = threading.Semaphore(0)
 
     def done(argument: object) -> None:
@@ -65,20 +60,20 @@ def use(client: Any) -> None:
         client.delete(path)
         client.delete("/a", recursive=True)
         for result in [client.exists_async("/") for _ in range(300)]:
-            assert result.get(timeout=SOON) is not None
+            assert result.get(timeout=TIMEOUT) is not None
         with pytest.raises(NoNodeError):
             client.get("/no/node")
         client.exists_async("/").rawlink(done)
-        client.handler.spawn(done, None).join(SOON)
+        client.handler.spawn(done, None).join(TIMEOUT)
         for _ in range(3):
-            assert ended.acquire(timeout=SOON)
+            assert ended.acquire(timeout=TIMEOUT)
         client.restart()
     client.stop()
 
 
 def soon(function: Callable[..., Any], *args: Any) -> Any:
     """Call *function*, which must not hang."""
-    return in_thread(lambda: function(*args), 2 * SOON)
+    return in_thread(lambda: function(*args), 2 * TIMEOUT)
 
 
 # -- results ---------------------------------------------------------------------------
@@ -167,11 +162,11 @@ def test_methods_of_a_result_are_overridden(
     client = make_client(handler=counting_handler())
     client.start()
     counts.clear()
-    assert client.exists_async("/").get(timeout=SOON) is not None
+    assert client.exists_async("/").get(timeout=TIMEOUT) is not None
     assert counts == {"set": 1, "get": 1}
     counts.clear()
     with pytest.raises(NoNodeError):
-        client.get_async("/no/node").get(timeout=SOON)
+        client.get_async("/no/node").get(timeout=TIMEOUT)
     assert counts == {"set_exception": 1, "get": 1}
     soon(use, client)
 
@@ -348,17 +343,17 @@ def test_queue_of_ones_own(
     mine.put(partial(append, 0))
     client = make_client(handler=handler)
     client.start()
-    client.create_async("/node").get(timeout=SOON)
+    client.create_async("/node").get(timeout=TIMEOUT)
     before = mine.count
     if name == "completion_queue":
         client.exists_async("/").rawlink(partial(append, 1))
     else:
         client.exists("/node", watch=partial(append, 1))
         client.delete("/node")
-    assert all(done.acquire(timeout=SOON) for _ in range(2))
+    assert all(done.acquire(timeout=TIMEOUT) for _ in range(2))
     assert mine.count > before
     mine.put(partial(append, 2))
-    assert done.acquire(timeout=SOON)
+    assert done.acquire(timeout=TIMEOUT)
     assert order == [0, 1, 2]
     soon(use, client)
 
@@ -381,7 +376,7 @@ def test_handler_is_not_copied(handler: Any, function: Callable[[Any], Any]) -> 
     gc.collect()  # the copy, if there is one
     ran = threading.Event()
     handler.completion_queue.put(ran.set)
-    assert ran.wait(SOON)
+    assert ran.wait(TIMEOUT)
 
 
 # -- threads and sockets ---------------------------------------------------------------
@@ -395,12 +390,12 @@ def test_spawn_returns_a_thread(handler: Any) -> None:
         seen.append(threading.current_thread())
         seen.append((threading.get_ident(), threading.get_native_id()))
         inside.set()
-        assert leave.wait(SOON)
+        assert leave.wait(TIMEOUT)
 
     thread = handler.spawn(function)
     try:
         assert isinstance(thread, threading.Thread)
-        assert inside.wait(SOON)
+        assert inside.wait(TIMEOUT)
         assert seen == [thread, (thread.ident, thread.native_id)]
         assert thread in threading.enumerate()
         assert thread.is_alive()
@@ -415,7 +410,7 @@ def test_spawn_returns_a_thread(handler: Any) -> None:
         assert thread.getName() == "mine"
     finally:
         leave.set()
-    thread.join(SOON)
+    thread.join(TIMEOUT)
     assert not thread.is_alive()
     assert "mine" in repr(thread)
 
@@ -428,7 +423,7 @@ def is_socket(obj: Any) -> bool:
 def connection(handler: Any) -> Iterator[tuple[Any, socket.socket]]:
     """What ``create_connection`` returns, and its peer."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        connection = handler.create_connection(listener.getsockname(), timeout=SOON)
+        connection = handler.create_connection(listener.getsockname(), timeout=TIMEOUT)
         peer, address = listener.accept()
         with connection, peer:
             assert connection.getsockname() == address
@@ -442,10 +437,10 @@ def test_connection_is_a_socket(connection: tuple[Any, socket.socket]) -> None:
     assert (sock.family, sock.type) == (socket.AF_INET, socket.SOCK_STREAM)
     assert sock.proto == socket.IPPROTO_TCP
     assert sock.getblocking()
-    assert 0 < sock.timeout == sock.gettimeout() <= SOON
+    assert 0 < sock.timeout == sock.gettimeout() <= TIMEOUT
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     assert not sock.get_inheritable()
-    peer.settimeout(SOON)
+    peer.settimeout(TIMEOUT)
     buffer = bytearray(8)
     peer.sendall(b"received")
     assert sock.recv_into(buffer, 4) == 4
@@ -478,7 +473,7 @@ def test_connection_is_a_socket_with_tls(handler: Any, tls_server: ZooKeeper) ->
     (node,) = tls_server.nodes
     sock = handler.create_connection(
         (node.host, node.tls_port),
-        timeout=SOON,
+        timeout=TIMEOUT,
         use_ssl=True,
         ca=tls_server.tls.ca,
     )
@@ -506,15 +501,15 @@ def test_socket_pair_is_two_sockets(handler: Any) -> None:
             sock.getsockname()
         assert handler.select([one], [], [], 0) == ([], [], [])
         assert other.send(b"\0") == 1
-        assert handler.select([one], [], [], SOON) == ([one], [], [])
-        assert select.select([one], [], [], SOON) == ([one], [], [])
+        assert handler.select([one], [], [], TIMEOUT) == ([one], [], [])
+        assert select.select([one], [], [], TIMEOUT) == ([one], [], [])
         assert one.recv(1) == b"\0"
         assert handler.select([one], [], [], 0) == ([], [], [])
         other.sendall(b"\0")
         assert one.recv_into(bytearray(1)) == 1
         with other.makefile("wb") as file:
             file.write(b"\0")
-        assert handler.select([one], [], [], SOON) == ([one], [], [])
+        assert handler.select([one], [], [], TIMEOUT) == ([one], [], [])
         assert one.recv(1) == b"\0"
     assert one.fileno() == other.fileno() == -1
 
@@ -539,7 +534,7 @@ def test_spawned_functions_start_clean(handler: Any) -> None:
         asyncio.set_event_loop(loops[-1])
 
     for _ in range(3):
-        handler.spawn(look_and_leave).join(SOON)
+        handler.spawn(look_and_leave).join(TIMEOUT)
     for loop in loops:
         loop.close()
     assert found == [{}, "empty", "no loop"] * 3
@@ -560,7 +555,7 @@ def test_exceptions_of_spawned_functions_reach_the_hook(
 
     monkeypatch.setattr(threading, "excepthook", hook)
     thread = handler.spawn(fails)
-    thread.join(SOON)
+    thread.join(TIMEOUT)
     assert caught == [(error, "spawned", thread.ident)]
 
 
@@ -597,7 +592,7 @@ def test_failed_attempts_leave_no_cycle(
 
     def attempt() -> None:
         try:
-            handler.create_connection(timeout=SOON, **attempts[failure])
+            handler.create_connection(timeout=TIMEOUT, **attempts[failure])
         except OSError:
             return
         pytest.fail("it is connected")
@@ -630,7 +625,7 @@ def test_certfile_without_keyfile_is_ignored(
         ca=tls_server.tls.ca,
         certfile=tls_server.tls.client_cert,
     )
-    client.start(SOON)
+    client.start(TIMEOUT)
     assert client.exists("/") is not None
 
 
@@ -706,7 +701,7 @@ def test_callback_whose_comparison_raises(handler: Any) -> None:
         in_background(result.set, "value")
         with pytest.raises(asyncio.CancelledError):
             await cancelled
-        return [await task, *(future.result(SOON) for future in futures)]
+        return [await task, *(future.result(TIMEOUT) for future in futures)]
 
     async def wait() -> Any:
         return await result
@@ -714,7 +709,7 @@ def test_callback_whose_comparison_raises(handler: Any) -> None:
     result, ran = handler.async_result(), threading.Event()
     result.rawlink(Incomparable())
     assert asyncio.run(main()) == ["value"] * 3
-    assert ran.wait(SOON)
+    assert ran.wait(TIMEOUT)
 
 
 # -- locks -----------------------------------------------------------------------------
@@ -754,20 +749,20 @@ def use_lock(lock: Any, has_locked: bool) -> list[Any]:
     condition = threading.Condition(lock)
     with condition:
         waiting = in_background(notify, condition)
-        outcomes.append(condition.wait(SOON))
-    waiting.result(SOON)
+        outcomes.append(condition.wait(TIMEOUT))
+    waiting.result(TIMEOUT)
     held, leave = threading.Event(), threading.Event()
 
     def hold() -> None:
         lock.acquire()
         held.set()
-        leave.wait(SOON)
+        leave.wait(TIMEOUT)
 
     holding = in_background(hold)
-    assert held.wait(SOON)
+    assert held.wait(TIMEOUT)
     outcomes += [*state(), outcome(lock.release), lock.acquire(False), *state()]
     leave.set()
-    holding.result(SOON)
+    holding.result(TIMEOUT)
     return outcomes
 
 

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.background import LIMIT
 from tests.faults.proxy import Proxy, Record, Stall
 from tests.forking import Child, call, in_child
-from tests.support import refcounted, run_program, start_program, wait_until
+from tests.support import TIMEOUT, refcounted, run_program, start_program, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +37,7 @@ def run(
 
     def run(name: str, *arguments: str) -> list[str]:
         arguments = (hosts, handler_class.__module__, *arguments)
-        done = run_program(name, *arguments, timeout=LIMIT if hangs else 4 * LIMIT)
+        done = run_program(name, *arguments, timeout=TIMEOUT if hangs else 4 * TIMEOUT)
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
 
@@ -152,7 +151,7 @@ def test_handler_that_nobody_needs_is_collected(handler_class: type[Any]) -> Non
         gc.collect()
         return reference() is None
 
-    wait_until(gone, LIMIT, "the handler, freed")
+    wait_until(gone, TIMEOUT, "the handler, freed")
 
 
 # -- forked children -------------------------------------------------------------------
@@ -224,7 +223,7 @@ def test_process_is_suspended_while_the_reply_comes(
             proxy.restore()  # the reply comes
             time.sleep(SESSION * 0.8)  # and nothing else happens
             os.kill(process.pid, signal.SIGCONT)
-            output, errors = process.communicate(timeout=LIMIT)
+            output, errors = process.communicate(timeout=TIMEOUT)
             assert output == "answered\n[] True\n", errors
             assert proxy.accepted == 1
         finally:

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kazoo_seqthreading import SequentialThreadingHandler
-from tests.concurrency import LIMIT, Gate
 from tests.internals import core_of
-from tests.support import ROOT, wait_until
+from tests.support import ROOT, TIMEOUT, Gate, wait_until
 
 if TYPE_CHECKING:
     from tests.support import MakeClient
@@ -66,7 +65,7 @@ def test_named_once_while_it_waits(
     client.ensure_path("/app/config")
     with suspended(own_server):
         results = [client.get_async("/app/config") for _ in range(5)]
-        wait_until(lambda: warnings(caplog), LIMIT)
+        wait_until(lambda: warnings(caplog), TIMEOUT)
         again = client.handler.stats().connections[0].oldest_unanswered_seconds
         wait_until(
             lambda: (
@@ -76,7 +75,7 @@ def test_named_once_while_it_waits(
         )
         assert not any(result.ready() for result in results)
     for result in results:
-        result.get(timeout=LIMIT)
+        result.get(timeout=TIMEOUT)
     (record,) = warnings(caplog)
     assert record.levelname == "WARNING"
     assert_documented(record.message)
@@ -95,11 +94,11 @@ def test_request_that_is_not_sent(
     client = make_client(hosts=own_server.hosts, timeout=4.0, handler=handler)
     client.start()
     own_server.nodes[0].kill()
-    wait_until(lambda: client._state == "CONNECTING", LIMIT)
+    wait_until(lambda: client._state == "CONNECTING", TIMEOUT)
     results = [client.get_async("/app/config") for _ in range(5)]
-    wait_until(lambda: warnings(caplog), LIMIT)
+    wait_until(lambda: warnings(caplog), TIMEOUT)
     own_server.restore()
-    assert all(result.wait(LIMIT) for result in results)
+    assert all(result.wait(TIMEOUT) for result in results)
     assert_documented(warnings(caplog)[0].message)
 
 
@@ -118,9 +117,9 @@ def test_request_that_is_not_sent_yet(
         results = [client.get_async("/app/config") for _ in range(5)]
         inside.wait_entered()
         core_of(client.handler).connections.watch.arm()
-        wait_until(lambda: warnings(caplog), LIMIT)
+        wait_until(lambda: warnings(caplog), TIMEOUT)
     for result in results:
-        result.get(timeout=LIMIT)
+        result.get(timeout=TIMEOUT)
     assert_documented(warnings(caplog)[0].message)
 
 
@@ -132,7 +131,7 @@ def test_quick_requests_are_no_news(
     while time.monotonic() < until:
         results = [client.exists_async("/node") for _ in range(50)]
         for result in results:
-            result.get(timeout=LIMIT)
+            result.get(timeout=TIMEOUT)
     assert warnings(caplog) == []
 
 
@@ -141,12 +140,12 @@ def test_the_watch_keeps_no_result(
 ) -> None:
     with suspended(own_server):
         result = client.exists_async("/node")
-        wait_until(lambda: warnings(caplog), LIMIT)
-    assert result.get(timeout=LIMIT) is not None
+        wait_until(lambda: warnings(caplog), TIMEOUT)
+    assert result.get(timeout=TIMEOUT) is not None
     kept = weakref.ref(result)
     del result
     caplog.clear()
-    wait_until(lambda: gc.collect() >= 0 and kept() is None, LIMIT)
+    wait_until(lambda: gc.collect() >= 0 and kept() is None, TIMEOUT)
 
 
 @pytest.mark.parametrize("limit", [None, 1000.0])
@@ -164,7 +163,7 @@ def test_limit(
         wait_until(
             lambda: handler.stats().connections[0].oldest_unanswered_seconds > SLOW
         )
-    result.get(timeout=LIMIT)
+    result.get(timeout=TIMEOUT)
     assert warnings(caplog) == []
 
 
@@ -182,9 +181,9 @@ def test_neither_data_nor_credentials(
             client.add_auth_async("digest", "me:s3cret"),
             client.set_async("/node", b"s3cret"),
         ]
-        wait_until(lambda: warnings(caplog), LIMIT)
+        wait_until(lambda: warnings(caplog), TIMEOUT)
     for result in results:
-        result.get(timeout=LIMIT)
+        result.get(timeout=TIMEOUT)
     (record,) = warnings(caplog)
     assert record.message.startswith("Slow request: Auth has been waiting for ")
     assert "s3cret" not in str(vars(record))

@@ -16,17 +16,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kazoo_seqthreading._spawned import SpawnedThreads
-from tests.concurrency import (
-    LIMIT,
+from tests.support import (
     RAISED,
+    TIMEOUT,
     Gate,
     frequent_switches,
     in_thread,
     interrupt,
     make_exception,
+    run_python,
     together,
+    wait_until,
 )
-from tests.support import run_python, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,7 +82,7 @@ def test_function_runs_in_a_named_daemon(threads: SpawnedThreads) -> None:
         names.append(threading.current_thread().name)
 
     spawned = threads.spawn(task)
-    spawned.join(LIMIT)
+    spawned.join(TIMEOUT)
     expected = f"{PREFIX}-spawn:{__name__}.{task.__qualname__}"
     assert names == [expected] == [spawned.name]
     assert isinstance(spawned, threading.Thread)
@@ -102,7 +103,7 @@ def test_name_is_looked_at_in_the_thread(threads: SpawnedThreads) -> None:
 
     lookers = list[threading.Thread]()
     spawned = threads.spawn(Task())
-    spawned.join(LIMIT)
+    spawned.join(TIMEOUT)
     assert len(lookers) > 1
     assert set(lookers) == {spawned}
     assert spawned.name.endswith(f".{Task.__qualname__}")
@@ -136,7 +137,7 @@ def test_each_function_gets_a_fresh_thread(threads: SpawnedThreads) -> None:
         variable.set(1)
 
     for _ in range(10):
-        threads.spawn(task).join(LIMIT)
+        threads.spawn(task).join(TIMEOUT)
     assert seen == [(None, 0)] * 10
     assert len(set(idents)) == 10
 
@@ -145,9 +146,9 @@ def test_function_cannot_join_itself(
     threads: SpawnedThreads, hooked: list[Any]
 ) -> None:
     own: queue.Queue[threading.Thread] = queue.Queue()
-    spawned = threads.spawn(lambda: own.get(timeout=LIMIT).join())
+    spawned = threads.spawn(lambda: own.get(timeout=TIMEOUT).join())
     own.put(spawned)
-    spawned.join(LIMIT)
+    spawned.join(TIMEOUT)
     assert hooked == [(RuntimeError, spawned)]
 
 
@@ -164,11 +165,11 @@ def test_exceptions_go_to_the_excepthook(
         raise make_exception(name)
 
     spawned = threads.spawn(fails)
-    spawned.join(LIMIT)
+    spawned.join(TIMEOUT)
     assert hooked == [(type(make_exception(name)), spawned)]
     assert len(threads) == 0
     seen = list[str]()
-    threads.spawn(partial(seen.append, "next")).join(LIMIT)
+    threads.spawn(partial(seen.append, "next")).join(TIMEOUT)
     assert seen == ["next"]
     assert caplog.records == []
 
@@ -190,7 +191,7 @@ def test_thread_keeps_no_reference(threads: SpawnedThreads) -> None:
         return reference() is None
 
     wait_until(gone)
-    spawned.join(LIMIT)
+    spawned.join(TIMEOUT)
     thread = weakref.ref(spawned)
     del spawned
     gc.collect()
@@ -209,7 +210,7 @@ def test_no_function_waits_for_another_one() -> None:
     for gate in gates:
         gate.open()
     for one in spawned:
-        one.join(LIMIT)
+        one.join(TIMEOUT)
     assert len(threads) == 0
 
 
@@ -226,12 +227,12 @@ def test_limit() -> None:
     assert order == []
     gates[0].open()
     for one in more:
-        one.join(LIMIT)
+        one.join(TIMEOUT)
     assert order == list(range(10))
     gates[1].open()
     uncounted.open()
     for one in (*running, connection):
-        one.join(LIMIT)
+        one.join(TIMEOUT)
     assert connection.name == f"{PREFIX}-connection"
     assert len(threads) == 0
 
@@ -247,7 +248,7 @@ def test_thread_that_waits_for_its_turn() -> None:
         waiting.join(0.01)
         assert waiting.is_alive()
         assert seen == []
-    waiting.join(LIMIT)
+    waiting.join(TIMEOUT)
     assert not waiting.is_alive()
     assert seen == ["ran"]
 
@@ -262,7 +263,7 @@ def test_function_spawns_within_the_limit() -> None:
             last.set()
 
     threads.spawn(partial(task, 20))
-    assert last.wait(LIMIT)
+    assert last.wait(TIMEOUT)
     wait_until(lambda: len(threads) == 0)
 
 
@@ -289,7 +290,7 @@ def test_functions_spawned_at_once_run_once_each(limit: int | None) -> None:
 
             for spawned in together(partial(spawn, 0), partial(spawn, 20)):
                 for one in spawned:
-                    one.join(LIMIT)
+                    one.join(TIMEOUT)
                     assert not one.is_alive()
             assert sorted(ran) == list(range(40))
             assert len(threads) == 0
@@ -301,7 +302,7 @@ def test_interrupted_spawn_does_not_wait() -> None:
 
     def spawn_and_join() -> None:
         spawned = threads.spawn(partial(seen.append, "inner"))
-        spawned.join(LIMIT / 2)
+        spawned.join(TIMEOUT / 2)
         joined.append(not spawned.is_alive())
 
     joined = list[bool]()
@@ -331,7 +332,7 @@ def test_thread_that_cannot_be_started(
     assert len(threads) == 0
     broken_start.undo()
     seen = list[int]()
-    threads.spawn(partial(seen.append, 1)).join(LIMIT)
+    threads.spawn(partial(seen.append, 1)).join(TIMEOUT)
     assert seen == [1]
 
 
@@ -347,12 +348,12 @@ def test_thread_that_cannot_be_started_when_it_is_its_turn(
         start = threading.Thread.start
         patch.setattr(threading.Thread, "start", no_more_threads)
         inside.open()
-        first.join(LIMIT)
+        first.join(TIMEOUT)
         assert waiting.is_alive()
         patch.setattr(threading.Thread, "start", start)
         last = threads.spawn(partial(seen.append, "last"))
     for one in (waiting, last):
-        one.join(LIMIT)
+        one.join(TIMEOUT)
     assert seen == ["waited", "last"]
 
 
@@ -386,7 +387,7 @@ def test_interrupted_start_keeps_the_limit(monkeypatch: pytest.MonkeyPatch) -> N
         assert more[1].ident is None
         assert len(threads) == 1
     for one in more:
-        one.join(LIMIT)
+        one.join(TIMEOUT)
         assert not one.is_alive()
 
 
@@ -403,14 +404,14 @@ def test_interrupted_start_of_another_ones_thread(
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", no_more_threads)
             inside.open()
-            first.join(LIMIT)
+            first.join(TIMEOUT)
             patch.setattr(
                 threading.Thread, "start", lambda thread: start_and_raise(start, thread)
             )
             with pytest.raises(KeyboardInterrupt):
                 threads.spawn(partial(seen.append, "interrupted"))
-    waiting.join(LIMIT)
-    threads.spawn(partial(seen.append, "last")).join(LIMIT)
+    waiting.join(TIMEOUT)
+    threads.spawn(partial(seen.append, "last")).join(TIMEOUT)
     assert seen.count("waited") == 1
     assert seen[-1] == "last"
 

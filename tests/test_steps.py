@@ -14,10 +14,8 @@ from kazoo.protocol.connection import ConnectionHandler
 
 from kazoo_seqthreading import SequentialThreadingHandler, _steps
 from kazoo_seqthreading._kazoo import methods_are_known
-from tests.background import in_background
-from tests.concurrency import LIMIT
 from tests.faults.proxy import Lag, Proxy
-from tests.support import MakeClient, run_python, wait_until
+from tests.support import TIMEOUT, MakeClient, in_background, run_python, wait_until
 
 pytestmark = pytest.mark.skipif(not _steps.ENABLED, reason="they are switched off")
 
@@ -47,7 +45,7 @@ def use(client: Any) -> None:
     events: list[Any] = []
     results = [client.exists_async("/", events.append) for _ in range(100)]
     for result in results:
-        result.get(timeout=LIMIT)
+        result.get(timeout=TIMEOUT)
     client.create("/node")
     assert client.exists("/node", events.append)
     client.delete("/node")
@@ -174,13 +172,13 @@ def asking(client: Any) -> Iterator[None]:
         while not ended.wait(0.01):
             results.append(client.exists_async("/"))
         for result in results:
-            result.get(timeout=LIMIT)
+            result.get(timeout=TIMEOUT)
 
     ended = threading.Event()
     future = in_background(ask)
     yield
     ended.set()
-    future.result(LIMIT)
+    future.result(TIMEOUT)
 
 
 def test_requests_act_as_heartbeats(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kazoo.exceptions import ConnectionClosedError, ConnectionLoss, SessionExpiredError
 
-from tests.concurrency import LIMIT, frequent_switches, together
+from tests.support import TIMEOUT, frequent_switches, together
 
 if TYPE_CHECKING:
     from tests.support import MakeClient
@@ -60,7 +60,7 @@ class Load:
     @staticmethod
     def _is_answered(result: Any) -> bool:
         try:
-            result.get(timeout=LIMIT)
+            result.get(timeout=TIMEOUT)
         except STOPPED:
             return False
         return True
@@ -80,20 +80,20 @@ class Load:
             before = dict(self._answers)
             assert self._changed.wait_for(
                 lambda: all(self._answers[path] > before[path] for path in before),
-                LIMIT,
+                TIMEOUT,
             ), f"{before}, then {self._answers}"
 
 
 def test_restarts_under_load(make_client: MakeClient) -> None:
     client = make_client()
-    client.start(LIMIT)
+    client.start(TIMEOUT)
     paths = [client.create("/node-", b"", sequence=True) for _ in range(THREADS)]
     load = Load(client, paths)
     with frequent_switches():
         _, *counts = together(
             load.restart,
             *(partial(load.call, path) for path in paths),
-            limit=4 * LIMIT,
+            limit=4 * TIMEOUT,
         )
     client.stop()  # when it returns, all callbacks have run
     for path, count in zip(paths, counts):

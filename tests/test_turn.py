@@ -26,11 +26,16 @@ from kazoo.exceptions import (
 )
 
 from kazoo_seqthreading import TimeoutError, _steps, _turn
-from tests.background import in_background
-from tests.concurrency import LIMIT, interrupt, together
 from tests.internals import core_of
 from tests.interrupts import Where, interrupt_everywhere
-from tests.support import MakeClient, wait_until
+from tests.support import (
+    TIMEOUT,
+    MakeClient,
+    in_background,
+    interrupt,
+    together,
+    wait_until,
+)
 from tests.zookeeper import ZooKeeper
 
 pytestmark = pytest.mark.skipif(
@@ -112,7 +117,7 @@ def leading(
             if led_by(client):
                 yield future, resume
                 return
-        future.result(LIMIT)
+        future.result(TIMEOUT)
     raise AssertionError("nobody leads")
 
 
@@ -229,8 +234,8 @@ def test_time_out(client: Any, own_server: ZooKeeper) -> None:
         begun = time.monotonic()
         with pytest.raises(TimeoutError):
             result.get(timeout=0.2)
-        assert 0.2 <= time.monotonic() - begun < LIMIT / 2
-    assert result.get(timeout=LIMIT)[0] == b"data"
+        assert 0.2 <= time.monotonic() - begun < TIMEOUT / 2
+    assert result.get(timeout=TIMEOUT)[0] == b"data"
 
 
 def test_result_that_is_set_by_another_thread(
@@ -242,7 +247,7 @@ def test_result_that_is_set_by_another_thread(
         future = in_background(result.get)  # it has not sent it
         assert not led_by(client)
         result.set("mine")
-        assert future.result(LIMIT) == "mine"
+        assert future.result(TIMEOUT) == "mine"
     results: list[Any] = []
 
     def call() -> Any:
@@ -262,7 +267,7 @@ def test_request_of_another_thread_does_not_wait_for_the_first(
         other = in_background(client.get, "/node")
         wait_until(lambda: len(client._pending) == 2)  # both are sent
         wait_until(lambda: not led_by(client))
-    assert future.result(LIMIT) == other.result(LIMIT)
+    assert future.result(TIMEOUT) == other.result(TIMEOUT)
 
 
 def test_watch_event_comes_while_a_caller_waits(
@@ -276,7 +281,7 @@ def test_watch_event_comes_while_a_caller_waits(
         other.set_async("/node", b"data")
         resume()
         wait_until(lambda: events)
-        assert future.result(LIMIT)[0] == b"data"
+        assert future.result(TIMEOUT)[0] == b"data"
 
 
 def test_silent_server_costs_no_cpu_and_is_noticed(
@@ -286,7 +291,7 @@ def test_silent_server_costs_no_cpu_and_is_noticed(
     with leading(client, own_server) as (future, _):
         cpu, begun = time.process_time(), time.monotonic()
         with pytest.raises((ConnectionLoss, SessionExpiredError)):
-            future.result(3 * LIMIT)
+            future.result(3 * TIMEOUT)
         assert time.process_time() - cpu < 0.25 * (time.monotonic() - begun)
     wait_until(lambda: client.connected)
     assert client.get("/node")[0] == b"data"
@@ -310,7 +315,7 @@ def test_socket_that_another_thread_closes(client: Any, own_server: ZooKeeper) -
     with leading(client, own_server) as (future, _):
         client._connection._socket.close()
         with pytest.raises(ConnectionLoss):
-            future.result(LIMIT)
+            future.result(TIMEOUT)
     wait_until(lambda: client.connected)
     assert client.get("/node")[0] == b"data"
 
@@ -321,9 +326,9 @@ def test_server_that_is_killed(short_client: Any, own_server: ZooKeeper) -> None
     with leading(client, own_server) as (future, _):
         node.kill()
         with pytest.raises(ConnectionLoss):
-            future.result(LIMIT)
+            future.result(TIMEOUT)
     own_server.restore()
-    wait_until(lambda: client.connected, 2 * LIMIT)
+    wait_until(lambda: client.connected, 2 * TIMEOUT)
     client.ensure_path("/node")
 
 
@@ -336,10 +341,10 @@ def test_client_that_another_thread_stops_and_closes(
         stopping = in_background(other.stop)
         wait_until(lambda: not led_by(other))
         resume()
-        stopping.result(LIMIT)
+        stopping.result(TIMEOUT)
         other.close()
     try:
-        assert future.result(LIMIT)[0] == b"data"
+        assert future.result(TIMEOUT)[0] == b"data"
     except (ConnectionClosedError, ConnectionLoss, SessionExpiredError):
         pass  # it was stopped before the reply came
 
@@ -376,8 +381,8 @@ def test_reader_sees_what_another_thread_has_written(client: Any) -> None:
 
 
 def check_that_it_goes_on(client: Any, made: int, _: object = None) -> None:
-    assert in_background(client.get, "/node").result(LIMIT)[0] == b"data"
-    wait_until(lambda: not client._pending and not client._queue, LIMIT)
+    assert in_background(client.get, "/node").result(TIMEOUT)[0] == b"data"
+    wait_until(lambda: not client._pending and not client._queue, TIMEOUT)
     assert client.handler.stats().connections_made == made, "it was reconnected"
     wait_until(lambda: not led_by(client))
 
@@ -473,8 +478,8 @@ def test_signal_handler_that_blocks_holds_up_nobody(
             return
         resume()
         other.set("/node", b"data")
-        assert watched.wait(LIMIT)
-        assert in_background(client.get, "/node").result(LIMIT)[0] == b"data"
+        assert watched.wait(TIMEOUT)
+        assert in_background(client.get, "/node").result(TIMEOUT)[0] == b"data"
         assert client.get("/node")[0] == b"data"
         time.sleep(1.5 * SHORT)  # the session's time-out
         called.append(client.get("/node")[0])
@@ -506,7 +511,7 @@ def test_signal_handler_that_raises(
             on_alarm(alarm)
             result.get()
         assert not result.ready()
-    assert in_background(result.get).result(LIMIT)[0] == b"data"
+    assert in_background(result.get).result(TIMEOUT)[0] == b"data"
 
 
 def test_fork_in_a_signal_handler(

@@ -15,10 +15,17 @@ from kazoo.exceptions import ConnectionClosedError
 
 from kazoo_seqthreading import SequentialThreadingHandler
 from kazoo_seqthreading._wakeup import attach
-from tests.concurrency import LIMIT, frequent_switches, in_thread, together
 from tests.forking import in_child
 from tests.internals import make_channel
-from tests.support import KazooClient, descriptors, wait_until
+from tests.support import (
+    TIMEOUT,
+    KazooClient,
+    descriptors,
+    frequent_switches,
+    in_thread,
+    together,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -177,7 +184,7 @@ def test_no_byte_is_sent_unless_it_sleeps(channel: Channel) -> None:
 
 def test_wakes_a_sleeper(channel: Channel) -> None:
     for _ in range(100):
-        results = together(lambda: channel.is_ready(LIMIT), channel.request)
+        results = together(lambda: channel.is_ready(TIMEOUT), channel.request)
         assert results[0] is True
         channel.answer()
     assert not channel.is_ready(0)
@@ -203,7 +210,7 @@ def test_no_request_is_left_behind(
 
         def receive() -> None:
             for _ in range(count * threads):
-                ready = handler.select(polled, [], [], LIMIT)[0]
+                ready = handler.select(polled, [], [], TIMEOUT)[0]
                 assert ready == [channel.reader]
                 channel.answer()
             if of_a_connection:
@@ -220,7 +227,7 @@ def test_caller_that_is_interrupted_delays_no_other(channel: Channel) -> None:
         channel.client._queue.append((None, None))  # and does not get to send()
         in_thread(channel.request)
 
-    assert together(lambda: channel.is_ready(LIMIT), interrupted)[0] is True
+    assert together(lambda: channel.is_ready(TIMEOUT), interrupted)[0] is True
     assert len(channel.client._queue) == 2
 
 
@@ -236,7 +243,7 @@ def test_signal_handlers_that_make_requests(channel: Channel) -> None:
 
     def receive() -> None:
         nonlocal total
-        while channel.is_ready(LIMIT):
+        while channel.is_ready(TIMEOUT):
             request = channel.client._queue[0]
             channel.answer()
             if request[1] == "last":
@@ -255,7 +262,7 @@ def test_signal_handlers_that_make_requests(channel: Channel) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
         channel.request("last")
-    receiver.join(LIMIT)
+    receiver.join(TIMEOUT)
     assert total == len(from_signals) + from_main
 
 
@@ -315,7 +322,7 @@ def test_attached_anew_in_a_forked_child(channel: Channel) -> None:
 
     def work() -> tuple[bool, bool]:
         channel.attach()
-        woken = together(lambda: channel.is_ready(LIMIT), channel.request)[0]
+        woken = together(lambda: channel.is_ready(TIMEOUT), channel.request)[0]
         channel.answer()
         assert channel.reader.begin_sleep()
         channel.request()

@@ -16,18 +16,18 @@ import pytest
 from kazoo_seqthreading._callbacks import run_isolated
 from kazoo_seqthreading._stats import QueueCounters
 from kazoo_seqthreading._worker import Worker
-from tests.background import in_background
-from tests.concurrency import (
-    LIMIT,
+from tests.support import (
     RAISED,
+    TIMEOUT,
     Gate,
     frequent_switches,
+    in_background,
     in_thread,
     interrupt,
     make_exception,
     together,
+    wait_until,
 )
-from tests.support import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,7 +61,7 @@ class Workers:
 
     def wait_ended(self, worker: Worker) -> None:
         with self.changed:
-            assert self.changed.wait_for(lambda: worker.ended, LIMIT)
+            assert self.changed.wait_for(lambda: worker.ended, TIMEOUT)
 
 
 @pytest.fixture
@@ -293,7 +293,7 @@ def test_put_that_comes_after_the_thread_has_looked(workers: Workers) -> None:
         worker.close()
         workers.wait_ended(worker)
         assert workers.turned_away == []
-    putting.result(LIMIT)
+    putting.result(TIMEOUT)
     assert workers.turned_away == [print]
     assert worker.empty()
 
@@ -333,7 +333,7 @@ def test_put_that_comes_late_takes_no_others_callback(workers: Workers) -> None:
         worker.start()
         inside.wait_entered()
         late.open()
-        putting.result(LIMIT)
+        putting.result(TIMEOUT)
         assert seen == []
         assert [item for item in workers.turned_away if item is not print] == []
     workers.wait_ended(worker)
@@ -553,7 +553,7 @@ def test_interrupted_method(workers: Workers, method: str) -> None:
         worker.put(ran.set)
         if ran.set in workers.turned_away:
             ran.set()
-        waited.append(ran.wait(LIMIT))
+        waited.append(ran.wait(TIMEOUT))
 
     waited = list[bool]()
     for number in itertools.count(1):
@@ -586,7 +586,7 @@ def test_interrupted_thread(workers: Workers) -> None:
         worker.put(partial(seen.append, "outer"))
         worker.close(refuse=number % 2 == 0)
         assert worker.thread is not None
-        worker.thread.join(LIMIT)
+        worker.thread.join(TIMEOUT)
         assert not worker.thread.is_alive()
         if not came[-1]:
             assert seen == ["outer"]
@@ -668,7 +668,7 @@ def test_thread_that_comes_alive_too_late(
         with pytest.raises(KeyboardInterrupt):
             worker.start()
     start(threads[0])
-    threads[0].join(LIMIT)
+    threads[0].join(TIMEOUT)
     assert not threads[0].is_alive()
     assert seen == []
     worker.start()
@@ -691,7 +691,7 @@ def test_put_takes_the_arguments_of_a_queue(workers: Workers) -> None:
     done = [threading.Event(), threading.Event()]
     worker.put(done[0].set, False)
     worker.put(done[1].set, block=True, timeout=0.1)
-    assert all(event.wait(LIMIT) for event in done)
+    assert all(event.wait(TIMEOUT) for event in done)
 
 
 def test_counts(workers: Workers) -> None:
@@ -703,7 +703,7 @@ def test_counts(workers: Workers) -> None:
     assert running[0] is inside
     worker.put(do_nothing)
     assert (worker.qsize(), worker.empty()) == (1, False)
-    assert worker.stats().current_callback == "tests.concurrency.Gate"
+    assert worker.stats().current_callback == "tests.support.Gate"
     assert worker.stats().current_run_seconds > 0
     assert repr(worker) == f"<Worker {worker.name} queued=1 ended=False>"
     inside.open()
@@ -772,4 +772,4 @@ def test_join_of_a_closed_worker(workers: Workers) -> None:
         wait_until(lambda: worker.qsize() == 1)
         worker.abandon()
         assert not joining.done()
-    joining.result(LIMIT)
+    joining.result(TIMEOUT)

@@ -17,7 +17,7 @@ MARK, GREY = "#111111", "#555555"
 NOTE = "1.0 is kazoo's own handler; medians and quartiles"
 #: What bounds a row: who has measured it, the form of its mark, and its name.
 BOUNDS = {
-    rows.LIMIT: ("|", "a raw socket, without kazoo"),
+    rows.RAW_SOCKET: ("|", "a raw socket, without kazoo"),
     rows.BOUND: ("D", "kazoo's protocol in one thread"),
 }
 LEGEND = [

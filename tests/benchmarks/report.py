@@ -68,7 +68,7 @@ class RowReport:
     def rate_target(self) -> float | None:
         """What *rate_ratio* has to be, unless the server gives no more."""
         if self.as_raw:
-            return rows.SATURATED * multiple(self.rate, rows.LIMIT)
+            return rows.SATURATED * multiple(self.rate, rows.RAW_SOCKET)
         return self.at_least
 
     @property
@@ -159,7 +159,9 @@ def of_row(key: str, samples: Samples) -> RowReport:
         cpu={name: spread(samples, name, cpu) for name in samples},
         rate_ratio=ratio(samples, KAZOO, OURS, p50) if busy else rates,
         cpu_ratio=ratio(samples, OURS, KAZOO, cpu),
-        share=ratio(samples, OURS, rows.LIMIT, rate) if rows.LIMIT in samples else None,
+        share=ratio(samples, OURS, rows.RAW_SOCKET, rate)
+        if rows.RAW_SOCKET in samples
+        else None,
         at_least=row.at_least,
         at_most=row.at_most,
         as_raw=key in rows.AS_RAW,
@@ -351,7 +353,7 @@ def _rates(reports: Iterable[RowReport]) -> list[list[str]]:
             *_both(row.title, row.rate, row.rate_ratio),
             "as raw" if row.as_raw else _target(row.at_least, 1),
             _median(row.rate, rows.BOUND),
-            _median(row.rate, rows.LIMIT),
+            _median(row.rate, rows.RAW_SOCKET),
             "" if row.share is None else f"{row.share.median:.2f}",
             _mark(row.is_fast),
         ]
@@ -366,7 +368,7 @@ def _cpu(reports: Iterable[RowReport]) -> list[list[str]]:
             *_both(row.title, row.cpu, row.cpu_ratio),
             _target(row.at_most, 2),
             _median(row.cpu, rows.BOUND),
-            _median(row.cpu, rows.LIMIT),
+            _median(row.cpu, rows.RAW_SOCKET),
             _mark(row.is_cheap),
         ]
         for row in reports

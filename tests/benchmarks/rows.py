@@ -35,7 +35,7 @@ SATURATED = 0.9
 
 #: Beside the handlers: the raw socket, one with a second thread, kazoo's protocol code
 #: alone, with the loop around it, and in one thread on the server.
-LIMIT, HANDOVER = "raw socket", "raw socket, two threads"
+RAW_SOCKET, HANDOVER = "raw socket", "raw socket, two threads"
 FLOOR, LOOP, BOUND = "protocol", "protocol and loop", "protocol, one thread"
 
 Work = Callable[[Any, str, int], int]
@@ -253,7 +253,7 @@ def make_task(key: str, site: Site, operations: int) -> Task:
         context = None
         if site.tls is not None:
             context = ssl.create_default_context(cafile=site.tls.ca)
-        subjects[LIMIT] = partial(
+        subjects[RAW_SOCKET] = partial(
             raw.measure,
             (site.host, site.port),
             context,

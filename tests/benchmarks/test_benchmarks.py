@@ -205,7 +205,7 @@ def test_row_that_is_to_be_as_the_raw_socket() -> None:
     assert not sample_row(share=0.89, **options).is_fast
     row = sample_row(share=0.9, **options)
     assert row.is_fast
-    row.rate = {"kazoo": exactly(2), rows.LIMIT: exactly(8)}
+    row.rate = {"kazoo": exactly(2), rows.RAW_SOCKET: exactly(8)}
     assert row.rate_target == pytest.approx(3.6)
 
 

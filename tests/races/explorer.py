@@ -29,11 +29,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Optional
 
+from tests.support import TIMEOUT
+
 #: More accesses than any test makes: a thread that spins would go on for ever.
 MOST_STEPS = 5000
-
-#: How long a thread may run from one access to the next, in seconds.
-LIMIT = 20.0
 
 Clock = dict[int, int]
 
@@ -127,10 +126,10 @@ class _Execution:
 
     def _run_threads(self) -> None:
         self._hand_over()
-        if not self._ended.acquire(timeout=LIMIT):
+        if not self._ended.acquire(timeout=TIMEOUT):
             raise AssertionError(f"a thread stands still\n{self.describe()}")
         for one in self._started:
-            one.join(LIMIT)
+            one.join(TIMEOUT)
             assert not one.is_alive(), f"a thread does not end\n{self.describe()}"
 
     def describe(self) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from kazoo_seqthreading.__main__ import UNREAD
-from tests.support import ROOT, run_python, slow_import, wait_until
+from tests.support import PROGRAM_TIMEOUT, ROOT, run_python, slow_import, wait_until
 
 STEPS = [
     "Connect",
@@ -26,7 +26,6 @@ STEPS = [
     "The server is killed",
 ]
 COMPARISON = "kazoo's handler and ours"
-LIMIT = 60.0
 
 
 def start_demo(*arguments: str, **variables: str) -> subprocess.Popen[str]:
@@ -123,7 +122,7 @@ def test_interrupted(
             assert demo.stdout is not None
             begun = any(place in line for line in demo.stdout)
             demo.send_signal(number)
-            out, err = demo.communicate(timeout=LIMIT)
+            out, err = demo.communicate(timeout=PROGRAM_TIMEOUT)
         finally:
             demo.kill()
     assert begun
@@ -142,7 +141,7 @@ def test_nobody_reads_on(hosts: str, client: Any) -> None:
             begun = demo.stdout.readline()
             demo.stdout.close()
             demo.stdout = None
-            _, err = demo.communicate(timeout=LIMIT)
+            _, err = demo.communicate(timeout=PROGRAM_TIMEOUT)
         finally:
             demo.kill()
     assert begun.startswith("kazoo_seqthreading ")
@@ -153,9 +152,9 @@ def test_nobody_reads_on(hosts: str, client: Any) -> None:
 def test_interrupted_while_it_is_loaded(tmp_path: Path) -> None:
     with start_demo(**slow_import("argparse", tmp_path)) as demo:
         try:
-            wait_until(tmp_path.joinpath("importing").exists, LIMIT)
+            wait_until(tmp_path.joinpath("importing").exists, PROGRAM_TIMEOUT)
             demo.send_signal(signal.SIGINT)
-            out, err = demo.communicate(timeout=LIMIT)
+            out, err = demo.communicate(timeout=PROGRAM_TIMEOUT)
         finally:
             demo.kill()
     assert (demo.returncode, out, err) == (-signal.SIGINT, "", "")
@@ -183,7 +182,7 @@ class Broken(demo.SequentialThreadingHandler):
     {method}
 
 demo.SequentialThreadingHandler = Broken
-demo.LIMIT = 2.0
+demo.TIMEOUT = 2.0
 sys.exit(demo.main(["--hosts", sys.argv[1], "--seconds", "0.5"]))
 """
 
