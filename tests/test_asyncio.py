@@ -111,6 +111,7 @@ def test_gather(client: Any) -> None:
         return await asyncio.gather(*reads, return_exceptions=True)
 
     *answers, failure = run(main())
+
     assert [data for data, stat in answers] == [b"%d" % n for n in range(100)]
     assert type(failure) is NoNodeError
 
@@ -203,6 +204,7 @@ def test_ready_result_does_not_suspend(result: AsyncResult[Any]) -> None:
     steps = result.__await__()
     with pytest.raises(StopIteration) as stop:
         next(steps)
+
     assert stop.value.value == "value"
 
 
@@ -236,6 +238,7 @@ def test_several_awaiters_and_threads(result: AsyncResult[Any]) -> None:
 
     waiter = in_background(result.get, timeout=TIMEOUT)
     wait_until(lambda: waiting(result))
+
     assert run(main()) == ["value"] * 50
     assert waiter.result(TIMEOUT) == "value"
 
@@ -253,6 +256,7 @@ def test_several_loops(result: AsyncResult[Any]) -> None:
         result.set("value")
 
     answers = together(*[lambda: run(main())] * 4, complete)
+
     assert answers[:4] == ["value"] * 4
 
 
@@ -351,6 +355,7 @@ def test_cancelling_while_it_completes(handler: SequentialThreadingHandler) -> N
 
     with frequent_switches():
         run(main())
+
     assert [result.get(timeout=TIMEOUT) for result in results] == [1] * 1000
     assert not any(map(waiting, results))
 
@@ -400,6 +405,7 @@ def test_loop_that_is_closed_after_the_result(
 
     wait_until(is_gone, what="the loop, freed")
     late = AsyncResult[int](handler)
+
     assert run(awaited(late, 3)) == 3
 
 
@@ -781,5 +787,6 @@ def test_anyio(client: Any) -> None:
         data[number] = (await client.get_async("/"))[0]
 
     data: dict[int, bytes] = {}
+
     assert anyio.run(main).numChildren == 0
     assert data == dict.fromkeys(range(3), b"")

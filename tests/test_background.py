@@ -60,6 +60,7 @@ def test_entries_are_handled_in_order_and_what_waits_together(
             thread.submit(number)
             inside.wait_entered()
     wait_until(lambda: len(handled) == 2)
+
     assert handled == [[0], [1, 2, 3]]
 
 
@@ -82,6 +83,7 @@ def test_is_called_again_when_it_wants_to_be(make_thread: MakeThread) -> None:
 
     make_thread(handle).submit("entry")
     wait_until(ended)
+
     assert handled == [["entry"], [], []]
 
 
@@ -101,6 +103,7 @@ def test_no_entry_is_left_behind(
         together(*(partial(submit, range(n, 3000, 3)) for n in range(3)))
     wait_until(lambda: len(handled) == 3000, TIMEOUT)
     wait_until(ended)
+
     assert sorted(handled) == list(range(3000))
 
 

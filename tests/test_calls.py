@@ -105,6 +105,7 @@ def test_call_in_completion_callback(client: Any, call: Call, answer: Any) -> No
 
     client.get_async("/a").rawlink(first)
     client.get_async("/a").rawlink(second)
+
     assert answered.result(TIMEOUT) == answer
     assert behind.wait(TIMEOUT)
     assert order == ["first", "first has returned", "second"]
@@ -143,6 +144,7 @@ def test_callbacks_keep_the_order_of_requests(client: Any) -> None:
         result = requests[number % len(requests)](client)
         result.rawlink(lambda result, number=number: order.append(number))
     wait_until(lambda: len(order) == 500)
+
     assert order == list(range(500))
 
 
@@ -165,6 +167,7 @@ def test_callbacks_run_exactly_once(client: Any) -> None:
     paths = [result.get(timeout=TIMEOUT) for result in results]
     behind = threading.Event()
     client.exists_async("/").rawlink(lambda result: behind.set())
+
     assert behind.wait(TIMEOUT)
     assert ran == Counter(paths)
     # A chain that ran twice would have made more nodes.
@@ -180,6 +183,7 @@ def test_only_kazoos_own_chains_leave_the_queue(client: Any) -> None:
 
     client.exists_async("/").rawlink(wrap(outer)(link))  # as kazoo does
     connection = client._connection._connection_routine
+
     assert outer.get(timeout=TIMEOUT) != connection.name
 
 
@@ -223,6 +227,7 @@ def test_blocking_call_in_listener(make_client: MakeClient, call: Call) -> None:
     assert "handler.spawn" in message
     assert "_async" in message
     wait_until(lambda: client.connected)
+
     assert client.get_children("/") is not None
 
 
@@ -267,6 +272,7 @@ def test_listener_calls_another_client(make_client: MakeClient, shared: bool) ->
     other.start()
     called = in_first_state(client, lambda: other.create("/a"))
     client.start()
+
     assert called.result(TIMEOUT) == "/a"
 
 
@@ -284,6 +290,7 @@ def test_listener_waits_for_what_another_thread_sets(make_client: MakeClient) ->
     assert waits.wait(TIMEOUT)
     event.set()
     result.set("value")
+
     assert waited.result(TIMEOUT) == "value"
 
 
@@ -319,6 +326,7 @@ def test_listener_hands_over_a_result_and_waits(make_client: MakeClient) -> None
     handed_over = in_first_state(client, hand_over)
     client.start()
     consumer.result(TIMEOUT)
+
     assert handed_over.result(TIMEOUT) is True
 
 
@@ -327,6 +335,7 @@ def test_look_at_a_result_in_listener(make_client: MakeClient) -> None:
     client.add_listener(lambda state: looks.append(client.exists_async("/").wait(0)))
     client.start()
     wait_until(lambda: looks)
+
     assert looks == [False]
 
 
@@ -343,6 +352,7 @@ def test_listener_that_raises_is_logged(
     in_background(client.start, TIMEOUT / 2).result(TIMEOUT)
     in_background(client.exists, "/").result(TIMEOUT)
     (error,) = (record.exc_info for record in caplog.records if record.exc_info)
+
     assert error is not None
     assert error[0] is BlockingCallError
     assert "a_listener_that_blocks" in str(error[1])
@@ -369,6 +379,7 @@ def test_stop_in_listener(make_client: MakeClient, call: Call) -> None:
     wait_until(client._connection.connection_stopped.is_set)
     assert not client.connected
     client.start()
+
     assert client.get_children("/") is not None
 
 
@@ -385,6 +396,7 @@ def test_stop_spawned_by_listener(make_client: MakeClient, call: Call) -> None:
     client.start_async()
     thread = spawned.result(TIMEOUT)
     thread.join(TIMEOUT)
+
     assert not thread.is_alive()
     assert client.connected == (call is restart)
 
@@ -438,6 +450,7 @@ def test_requests_while_suspended(
     wait_until(lambda: len(ran) == 40000, 3 * TIMEOUT)
     assert Counter(map(id, ran)) == Counter(map(id, results))  # once each
     wait_until(lambda: client.connected, 3 * TIMEOUT)
+
     assert client.exists("/") is not None
 
 
@@ -480,6 +493,7 @@ def test_stop_in_callback(client: Any, kind: str) -> None:
     with pytest.raises(ConnectionClosedError):
         client.get("/")
     client.start()
+
     assert client.get_children("/") is not None
 
 
@@ -515,6 +529,7 @@ def test_callbacks_behind_one_that_restarts(client: Any) -> None:
 
     client.exists_async("/").rawlink(first)
     client.exists_async("/").rawlink(second)
+
     assert ahead.wait(TIMEOUT)
     assert behind.is_set()
     assert order == ["first", "second"]
@@ -537,4 +552,5 @@ def test_stops_at_once(client: Any) -> None:
         future.result(TIMEOUT)
     wait_until(lambda: not client.connected)
     client.start()
+
     assert client.get_children("/") is not None

@@ -101,6 +101,7 @@ def test_table(hosts: str, client: Any, capfd: pytest.CaptureFixture[str]) -> No
     rates, _, cpu = zip(*(map(float, re.findall(r"[\d.]+", row)) for row in rows[3::4]))
     assert legend[2].startswith("More operations per second are better")
     first, last, least, most = map(float, re.findall(r"\d[\d.]*", "".join(legend)))
+
     assert (first, last) == pytest.approx((min(rates), max(rates)), abs=0.06)
     assert (least, most) == pytest.approx((100 * min(cpu), 100 * max(cpu)), abs=1.01)
     assert client.get_children("/") == []
@@ -111,6 +112,7 @@ def test_json(hosts: str, client: Any, capfd: pytest.CaptureFixture[str]) -> Non
     out, err = capfd.readouterr()
     assert err == PROGRESS
     found = figures_of(out)
+
     assert (found["seconds"], found["rounds"]) == (1, 3)
     assert client.get_children("/") == []
 
@@ -120,6 +122,7 @@ def test_reads_more_than_its_own_node_never(hosts: str, client: Any) -> None:
     client.create("/mine", b"value")
     assert main(["--hosts", hosts, "--seconds", "0.5"]) == 0
     data, stat = client.get("/mine")
+
     assert (data, stat.version, stat.cversion) == (b"value", 0, 0)
     assert client.get_children("/") == ["mine"]
 
@@ -155,6 +158,7 @@ def test_progress_on_a_terminal(hosts: str) -> None:
         found = re.match(r"\[#*\.*\] +(\d+)%  ", bar)
         assert found, bar
         shares.append(int(found[1]))
+
     assert shares == sorted(shares)
     assert shares[0] == 0
     assert shares[-1] == 100
@@ -172,6 +176,7 @@ def test_tls(tls_server: ZooKeeper, capfd: pytest.CaptureFixture[str]) -> None:
     arguments += ["--certfile", tls.client_cert, "--keyfile", tls.client_key]
     status = main(arguments)
     out, err = capfd.readouterr()
+
     assert (status, err) == (0, PROGRESS)
     assert figures_of(out)["server"] == tls_server.tls_hosts
 
@@ -220,6 +225,7 @@ def test_authentication_from_a_file(
 ) -> None:
     secret = tmp_path / "secret"
     secret.write_bytes(b"digest:user:secret\r\nnot this\xff\n")
+
     assert main(["--hosts", hosts, "--seconds", "0.5", "--auth", f"@{secret}"]) == 0
     assert "secret" not in "".join(capfd.readouterr())
 
@@ -241,6 +247,7 @@ def test_sasl(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
             for option in options:
                 arguments += ["--sasl", option]
             assert main(arguments) == status
+
     assert "authentication failed" in capfd.readouterr().err
 
 
@@ -255,6 +262,7 @@ def test_tls_with_a_password_from_a_file(
     wrong.write_text("a password")
     arguments = ["--hosts", tls_server.tls_hosts, "--seconds", "0.5", "--use-ssl"]
     arguments += ["--ca", tls.ca, "--certfile", tls.client_cert, "--keyfile", str(key)]
+
     assert main([*arguments, "--keyfile-password", f"@{right}"]) == 0
     assert capfd.readouterr().err == PROGRESS
     assert main([*arguments, "--keyfile-password", f"@{wrong}"]) == 1
@@ -286,6 +294,7 @@ def test_authentication_that_fails(
 ) -> None:
     assert main(["--hosts", hosts, "--auth", "nonsense:secret"]) == 1
     message = one_line(capfd)
+
     assert "the authentication failed" in message
     assert "secret" not in message
 
@@ -382,6 +391,7 @@ def test_secret_that_is_no_text(
     secret.write_bytes(b"digest:user:\xff\n")
     with pytest.raises(SystemExit) as stopped:
         main(["--hosts", "a", "--auth", f"@{secret}"])
+
     assert stopped.value.code == 2
     assert f"--auth: @{secret}: not UTF-8" in one_line(capfd)
 
@@ -398,6 +408,7 @@ def test_help_fits(
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as stopped:
         main(["--help"])
+
     assert stopped.value.code == 0
     assert all(len(line) <= 80 for line in capfd.readouterr().out.splitlines())
 
@@ -455,6 +466,7 @@ def test_nobody_reads_the_help() -> None:
     with program("--help", stdout=writer, env=buffered) as process:
         os.close(writer)
         _, err = process.communicate(timeout=PROGRAM_TIMEOUT)
+
     assert (process.returncode, err) == (UNREAD, "")
 
 
@@ -487,6 +499,7 @@ def test_server_that_goes_away(own_server: ZooKeeper) -> None:
     finally:
         client.stop()
         client.close()
+
     assert (process.returncode, out) == (1, "")
     assert "the connection was lost" in the_line(err)
 
@@ -577,6 +590,7 @@ def test_server_that_is_killed_before_a_request(
     with misbehaving("lost", handler, what, hosts, tmp_path) as process:
         own_server.nodes[0].kill()
         out, err = process.communicate(timeout=PROGRAM_TIMEOUT)
+
     assert (process.returncode, out) == (1, "")
     assert the_line(err) == "kazoo_seqthreading: the connection was lost\n"
 
@@ -593,6 +607,7 @@ def test_server_that_hangs_before_a_request(
     with misbehaving("lost", handler, what, hosts, tmp_path) as process:
         own_server.nodes[0].suspend()
         out, err = process.communicate(timeout=PROGRAM_TIMEOUT)
+
     assert (process.returncode, out) == (1, "")
     assert the_line(err).startswith("kazoo_seqthreading: the connection was lost")
 
@@ -601,6 +616,7 @@ def test_node_that_is_not_created(hosts: str, tmp_path: Path) -> None:
     what = next(iter(WORK))
     with misbehaving("not created", "ours", what, hosts, tmp_path) as process:
         out, err = process.communicate(timeout=PROGRAM_TIMEOUT)
+
     assert (process.returncode, out) == (1, "")
     assert "the connection was lost: no answer for 2 s" in the_line(err)
 
@@ -611,6 +627,7 @@ def test_answer_that_does_not_come(hosts: str, handler: str, tmp_path: Path) -> 
     what = next(iter(WORK))
     with misbehaving("unanswered", handler, what, hosts, tmp_path) as process:
         out, err = process.communicate(timeout=PROGRAM_TIMEOUT)
+
     assert (process.returncode, out) == (1, "")
     assert "the connection was lost: no answer for 2 s" in the_line(err)
 
@@ -620,6 +637,7 @@ def test_client_that_does_not_stop(hosts: str, client: Any, tmp_path: Path) -> N
     what = next(iter(WORK))
     with misbehaving("stuck", "kazoo", what, hosts, tmp_path) as process:
         out, err = process.communicate(timeout=PROGRAM_TIMEOUT)
+
     assert (process.returncode, err) == (0, f"measuring: {what}\n")
     assert what in out
     assert client.get_children("/") == []

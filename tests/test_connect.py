@@ -184,6 +184,7 @@ def test_dead_host(handler: Any, dead: Address) -> None:
     began = time.monotonic()
     with pytest.raises(OSError, match=f"127.0.0.1:{dead[1]}") as error:
         handler.create_connection(dead, timeout=CONNECT_TIMEOUT)
+
     assert time.monotonic() - began < SOON
     assert error.value.errno == errno.ETIMEDOUT
 
@@ -245,6 +246,7 @@ def test_deadline_of_a_handshake(handler: Any, stack: ExitStack) -> None:
     began = time.monotonic()
     with pytest.raises(OSError, match=f"127.0.0.1:{address[1]}"):
         handler.create_connection(address, timeout=CONNECT_TIMEOUT, use_ssl=True)
+
     assert time.monotonic() - began < SOON
 
 
@@ -253,6 +255,7 @@ def test_handshake_with_a_silent_server(handler: Any, silent: Address) -> None:
     began = time.monotonic()
     with pytest.raises(OSError, match=f"127.0.0.1:{silent[1]}") as error:
         handler.create_connection(silent, timeout=CONNECT_TIMEOUT, use_ssl=True)
+
     assert time.monotonic() - began < SOON
     assert error.value.errno == errno.ETIMEDOUT
 
@@ -301,6 +304,7 @@ def test_one_deadline_for_name_and_tls(
             ("localhost", address[1]), timeout=limit, use_ssl=True
         )
     took = time.monotonic() - began
+
     assert hello.is_set()
     assert took >= name_takes
     assert took < limit + 0.7 * name_takes  # a second limit for TLS: 1.0 of it
@@ -315,6 +319,7 @@ def test_connect_timeout(handler_class: Any, dead: Address) -> None:
     began = time.monotonic()
     with pytest.raises(OSError, match=f"127.0.0.1:{dead[1]}"):
         handler.create_connection(dead, timeout=60)
+
     assert time.monotonic() - began < SOON
 
 
@@ -345,6 +350,7 @@ def test_pinger_has_a_timeout(
         connection.sendall(b"isro")
         with pytest.raises(socket.timeout):
             connection.recv(8192)
+
     assert time.monotonic() - began < 2 * SOON
 
 
@@ -392,6 +398,7 @@ def test_keepalive_as_macos_names_it(
     monkeypatch.setattr(socket, "TCP_KEEPALIVE", number, raising=False)
     handler = SequentialThreadingHandler(tcp_keepalive=(30, 5, 3))
     connection = stack.enter_context(handler.create_connection(silent, timeout=TIMEOUT))
+
     assert connection.getsockopt(socket.IPPROTO_TCP, number) == 30
 
 
@@ -470,6 +477,7 @@ def test_own_context(
     client.start(TIMEOUT)
     assert client.exists("/") is not None
     connection = client._connection._socket
+
     assert tls_of(connection).version() == "TLSv1.3"
     assert tls_of(connection).context is context
 
@@ -554,6 +562,7 @@ def test_client_certificate_is_read_again_when_it_changes(
         connect()
         connect()
     expected = [serial_number(leaf) for leaf in leaves for _ in range(2)]
+
     assert serial_numbers == expected
 
 
@@ -592,6 +601,7 @@ def test_command_over_tls(
         **options,
     )
     client.start(TIMEOUT)
+
     assert client.command(b"ruok") == "imok"
     assert client.server_version() >= (3, 4)
     assert client.exists("/") is not None
@@ -652,6 +662,7 @@ def test_no_descriptor_is_left(
         errors.append(caught.value)
     # The servers' ends go when they have noticed.
     wait_until(lambda: set(descriptors()) <= before)
+
     assert len(errors) == 10
 
 
@@ -702,6 +713,7 @@ def test_closing_the_socket_reconnects_at_once(
     for number in range(1, 11):
         client._connection._socket.close()
         wait_until(lambda number=number: len(states) == 2 * number)  # type: ignore[misc]
+
     assert states == ["SUSPENDED", "CONNECTED"] * 10
     assert client.client_id == session
     assert client.exists("/") is not None
@@ -751,6 +763,7 @@ def test_subclass(make_client: MakeClient) -> None:
     assert len(handler.connected) == 2
     assert handler.selected > 3
     connection = client._connection._socket
+
     assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
     assert client.command(b"ruok") == "imok"
 
@@ -773,6 +786,7 @@ def test_file_that_cannot_be_used(
         options["keyfile"] = str(path)
     with pytest.raises(OSError, match=r"127\.0\.0\.1:2281") as caught:
         handler.create_connection(("127.0.0.1", 2281), timeout=TIMEOUT, **options)
+
     assert "some.pem" in str(caught.value)
 
 
@@ -801,6 +815,7 @@ def test_what_connection_threads_do_is_counted(
     client.start(TIMEOUT)
     assert client.command(b"ruok") == "imok"  # over a connection of the caller's
     stats = handler.stats()
+
     assert (stats.connections_made, stats.connections_failed) == (1, 1)
 
 
@@ -827,4 +842,5 @@ def test_methods_of_a_socket(
             assert buffer == b"hello" + bytes(5)
             assert connection.cipher()[0]
             assert connection.getpeercert()["subjectAltName"]
+
     assert connection.fileno() == -1

@@ -80,6 +80,7 @@ def test_what_was_gathered_behind_a_full_socket_leaves(ends: Ends) -> None:
     assert ends.select(0) == []
     ends.connection.send(PING)
     received = in_background(lambda: ends.receive(LARGE + len(PING))[LARGE:])
+
     # Nothing wakes it but the socket, that can be written again.
     assert ends.select(2.0) == []
     assert received.result(TIMEOUT) == PING
@@ -102,6 +103,7 @@ def test_held_up_heartbeat(
     ends.select(0)
     wait_for_messages()
     (message,) = (one.message for one in caplog.records if one.levelno > logging.INFO)
+
     assert message.startswith("Nothing was sent to 127.0.0.1:2181 for ")
     assert (
         ", though a heartbeat is due every 0.2 s: the process was suspended" in message
@@ -146,6 +148,7 @@ def test_no_descriptor_left(
     assert states == ["CONNECTED", "SUSPENDED", "CONNECTED"]
     assert client.exists("/") is not None
     stats = client.handler.stats()
+
     assert (stats.connections_made, stats.connections_failed) == (2, 0)
 
 

@@ -86,6 +86,7 @@ def test_links_of_one_result_have_contexts_of_their_own(
         with request(str(number)):
             result.rawlink(noting(future))
     result.set("value")
+
     assert [future.result(TIMEOUT) for future in seen] == ["0", "1", "2"]
 
 
@@ -114,6 +115,7 @@ def test_what_a_callback_links_inherits_its_context(client: Any) -> None:
 
     with request("mine"):
         client.get_async("/").rawlink(again)
+
     assert seen.result(TIMEOUT) == "mine"
 
 
@@ -127,6 +129,7 @@ def test_callback_may_complete_another_result(
         first.rawlink(lambda result: second.set(2))
         second.rawlink(noting(seen))
     first.set(1)
+
     assert seen.result(TIMEOUT) == "mine"
 
 
@@ -142,6 +145,7 @@ def test_unlink_finds_a_link_of_another_context(
         result.unlink(called.append)
         result.rawlink(noting(seen))
     result.set(1)
+
     assert seen.result(TIMEOUT) == "other"
     assert not called
 
@@ -191,4 +195,5 @@ def test_context_goes_with_the_callback(handler: SequentialThreadingHandler) -> 
     handler.completion_queue.put(done.set)
     assert done.wait(TIMEOUT)
     gc.collect()
+
     assert gone() is None

@@ -152,6 +152,7 @@ def test_errors(number: int, cause: str) -> None:
     connection: Any = SimpleNamespace(sent_at=0.0)
     facts.note_error(connection, OSError(number, os.strerror(number)))
     facts.note_error(connection, OSError(errno.EBADF, "what follows from it"))
+
     assert facts.end is not None
     assert (facts.end.cause, facts.end.error) == (cause, os.strerror(number))
 
@@ -171,6 +172,7 @@ def test_hold_up_of_the_process(
     history.clocks = Clocks(100.0, 5.0, 0.0)
     monkeypatch.setattr(_history, "read_clocks", lambda: Clocks(110.0, 5.0 + cpu, 0.0))
     held_up = history.hold_up(100.0, 110.0)
+
     assert (held_up.cause, held_up.seconds, held_up.by) == (cause, 10.0, None)
     assert held_up.cpu == pytest.approx(cpu)
 
@@ -181,6 +183,7 @@ def test_machine_that_slept(monkeypatch: pytest.MonkeyPatch) -> None:
     history.clocks = Clocks(100.0, 5.0, 0.0)
     monkeypatch.setattr(_history, "read_clocks", lambda: Clocks(100.5, 5.0, 3600.0))
     held_up = history.hold_up(100.0, 100.5)
+
     assert (held_up.cause, held_up.seconds) == ("suspended", 3600.5)
 
 
@@ -210,6 +213,7 @@ def test_failure_of_the_diagnosis_harms_nothing(
     facts.note_end(None, "closed", None)  # no connection has such a type
     wait_for_messages()
     (record,) = caplog.records
+
     assert (record.name, record.levelname) == (CONNECTION, "ERROR")
     assert "Please report it" in record.message
 
@@ -245,6 +249,7 @@ def test_log_and_stats_tell_the_same(
     assert disconnect.session_timeout_seconds == client._session_timeout / 1000
     assert again.levelname == "INFO"
     fields = vars(again)
+
     assert (fields["same_session"], fields["attempts"]) == (True, ())
     assert fields["session_id"] == session
     assert "the same session" in again.message
@@ -262,6 +267,7 @@ def test_session_that_expires_at_once(
     (expired,) = client.handler.stats().disconnects
     assert (expired.cause, expired.first_cause) == ("expired", None)
     _, again = (one.message for one in caplog.records if one.name == CONNECTION)
+
     assert "a new session" in again
 
 
@@ -271,6 +277,7 @@ def test_server_that_is_not_read_only(client: Any, hosts: str) -> None:
     client._connection.retry_sleeper.max_delay = 0.1
     lost = threading.Event()
     client.add_listener(lambda state: lost.set())
+
     assert lost.wait(TIMEOUT)  # with the next heartbeat
     assert wait_until(lambda: causes(client)) == ["read_write"]
 
@@ -286,6 +293,7 @@ def test_unexpected_exception(
     client.exists_async("/")
     wait_for_reconnection(client)
     (disconnect,) = client.handler.stats().disconnects
+
     assert (disconnect.cause, disconnect.error) == ("internal", "ValueError")
 
 
@@ -315,6 +323,7 @@ def test_log_handler_that_holds_up_the_connection_thread(
     assert held_up.wait(TIMEOUT)
     wait_until(lambda: causes(client) == ["call", "expired"], TIMEOUT)
     (first, _) = client.handler.stats().disconnects
+
     assert "emit (" in first.held_up_by
 
 
@@ -364,6 +373,7 @@ sys.exit(status)
     )
     assert program.returncode == 0, program.stderr
     expected = 1 if use == "request" else 0
+
     assert program.stdout == f"{{'forked': 1}} {expected}\n", program.stderr
     assert ("this process is a forked child" in program.stderr) == bool(expected)
 
@@ -373,6 +383,7 @@ def test_last_ones_are_kept(handler: SequentialThreadingHandler) -> None:
     traffic = TrafficCounters()
     for _ in range(3 * _history.MAX_DISCONNECTS):
         _history.record(LOST, traffic, kept, warn=False)
+
     assert len(kept) == _history.MAX_DISCONNECTS
     assert traffic.disconnects["closed"] == 3 * _history.MAX_DISCONNECTS
     assert handler.stats().disconnects == ()

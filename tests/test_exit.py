@@ -232,6 +232,7 @@ threading.excepthook = sys.excepthook = sys.unraisablehook = print
     done = run_python(script, timeout=TIMEOUT + 5)
     assert (done.returncode, done.stdout) == (0, "")
     (report,) = [line for line in done.stderr.splitlines() if line[:1].isalpha()]
+
     assert "did not stop within 0.1 s: still running threading.Event.wait" in report
 
 

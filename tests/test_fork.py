@@ -102,6 +102,7 @@ def test_calls_fail_at_once(unharmed: Any) -> None:
         "add_auth": lambda: client.add_auth("digest", "user:password"),
     }
     outcomes = {name: in_child(call, one) for name, one in calls.items()}
+
     assert outcomes == dict.fromkeys(calls, ("ConnectionClosedError", True))
     assert client.get_children("/") == ["parent"]
 
@@ -211,6 +212,7 @@ def test_watches_and_callbacks_of_the_parent_do_not_run(unharmed: Any) -> None:
     assert in_child(restart) == []
     may_return.set()
     wait_until(lambda: len(ran) == 3)
+
     assert ran == [os.getpid()] * 3
 
 
@@ -296,6 +298,7 @@ def test_child_outlives_the_parents_client(make_client: MakeClient) -> None:
         os.close(writer)
     outcome = child.result()
     os.close(reader)
+
     assert outcome == (("ConnectionClosedError", True), b"value")
 
 
@@ -395,6 +398,7 @@ def test_two_clients_of_one_handler(unharmed: Any, make_client: MakeClient) -> N
         return call(other.exists, "/"), call(unharmed.exists, "/"), use(unharmed)
 
     closed = ("ConnectionClosedError", True)
+
     assert in_child(run) == (closed, closed, b"value")
     assert other.exists("/") is not None
 
@@ -438,6 +442,7 @@ def test_fork_in_callback(unharmed: Any, kind: str) -> None:
     else:
         unharmed.handler.spawn(callback)
     outcome = outcomes.get(timeout=Child.limit + TIMEOUT)
+
     assert outcome == (("ConnectionClosedError", True), b"value")
 
 
@@ -459,6 +464,7 @@ def test_fork_in_listener(make_client: MakeClient) -> None:
     outcome = outcomes.get(timeout=Child.limit + TIMEOUT)
     assert outcome == (("ConnectionClosedError", True), b"value")
     wait_until(lambda: client.connected, 3 * TIMEOUT)
+
     assert client.exists("/") is not None
 
 
@@ -476,6 +482,7 @@ def test_fork_while_suspended(make_client: MakeClient, own_server: ZooKeeper) ->
     own_server.restore()
     waiting.exception(3 * TIMEOUT)  # answered, or lost with the connection
     wait_until(lambda: client.connected, 3 * TIMEOUT)
+
     assert client.exists("/") is not None
 
 
@@ -522,6 +529,7 @@ def test_multiprocessing_pool(unharmed: Any) -> None:
         pool.terminate()
         pool.join()
         _inherited = None
+
     assert [value for _, value in answers] == [b"value"] * 2
 
 
@@ -546,6 +554,7 @@ def test_pre_fork_server(unharmed: Any, make_client: MakeClient) -> None:
         for worker in workers:
             worker.kill()
     unharmed.sync("/count")
+
     assert unharmed.get("/count")[0] == b"15"
 
 
@@ -641,5 +650,6 @@ def test_gunicorn_with_preload_app(
             with suppress(ProcessLookupError):  # workers that hang, too
                 os.killpg(master.pid, signal.SIGKILL)
             master.wait()
+
     assert status == 0, log.read_text()
     assert "Traceback" not in log.read_text()

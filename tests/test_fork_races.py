@@ -98,6 +98,7 @@ def test_lock_is_free_in_the_child(client: Any, kind: str) -> None:
     finally:
         may_release.set()
     holder.result(TIMEOUT)
+
     assert waiting.result(TIMEOUT) is True
 
 
@@ -127,6 +128,7 @@ def test_lock_that_another_thread_releases(client: Any) -> None:
     lock = client.handler.lock_object()
     lock.acquire()
     in_background(lock.release).result(TIMEOUT)
+
     assert in_child(lock.acquire, False) is True
 
 
@@ -168,6 +170,7 @@ def test_first_calls_of_two_threads(make_client: MakeClient) -> None:
         # Each may be failed with the other one's client.
         assert set(outcomes) <= {FAILED, ("ConnectionLoss", True)}
         assert connected == [False, False]
+
     assert first.exists("/") and second.exists("/")
     assert (first.client_id, second.client_id) == sessions
 

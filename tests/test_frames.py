@@ -47,6 +47,7 @@ def test_parts_give_the_frames_that_were_sent(
     assert received == stream
     assert answered == sum(xid != WATCH_EVENT for xid, _ in contents)
     requested = [xid for xid, _ in contents if xid > 0]
+
     assert latest[-1:] == requested[-1:]
     assert not splitter.partial
 

@@ -43,6 +43,7 @@ def settle(result: AsyncResult[Any]) -> None:
 def test_wait(client: Any) -> None:
     futures = [client.get_async(path).as_future() for path in ("/", "/no", "/")]
     done, not_done = concurrent.futures.wait(futures, TIMEOUT)
+
     assert (done, not_done) == (set(futures), set())
     assert futures[0].result()[0] == futures[2].result()[0] == b""
     assert type(futures[1].exception()) is NoNodeError
@@ -63,6 +64,7 @@ def test_as_completed(client: Any) -> None:
     for future in concurrent.futures.as_completed(futures, TIMEOUT):
         assert future.result() == futures[future]
         seen.add(future)
+
     assert seen == set(futures)
 
 
@@ -89,6 +91,7 @@ def test_client_that_stops_completes_all(make_client: MakeClient) -> None:
         assert future.exception() is None or isinstance(
             future.exception(), ConnectionClosedError
         )
+
     assert isinstance(futures[-1].exception(), ConnectionClosedError)
 
 
@@ -101,6 +104,7 @@ def test_one_for_each_result(result: AsyncResult[Any]) -> None:
     assert result.as_future() is future
     assert result._handler.async_result().as_future() is not future
     result.set("value")
+
     assert result.as_future() is future
 
 
@@ -114,6 +118,7 @@ def test_value(result: AsyncResult[Any], late: bool) -> None:
         with pytest.raises(concurrent.futures.TimeoutError):
             future.result(0)
         result.set("value")
+
     assert future.done()
     assert future.result(0) == "value"
 
@@ -122,6 +127,7 @@ def test_future_of_a_stopped_handler() -> None:
     result = AsyncResult[str](SequentialThreadingHandler())
     future = result.as_future()
     result.set("value")
+
     assert future.result(TIMEOUT) == "value"
 
 
@@ -137,6 +143,7 @@ def test_exception_is_the_futures_own(result: AsyncResult[Any]) -> None:
     with pytest.raises(NoNodeError) as caught:
         result.get()
     names = [one.name for one in traceback.extract_tb(caught.value.__traceback__)]
+
     assert names == ["test_exception_is_the_futures_own", "get"]
 
 
@@ -149,6 +156,7 @@ def test_completed_once(result: AsyncResult[Any]) -> None:
     result.set_exception(NoNodeError)
     assert result.as_future() is future
     settle(result)
+
     assert calls == ["value"]
 
 
@@ -164,6 +172,7 @@ def test_failing_done_callback_harms_nobody(result: AsyncResult[Any]) -> None:
     assert called.wait(TIMEOUT)
     assert result.as_future().result(0) == "value"
     settle(result)
+
     assert next_ones == [result.as_future()]
 
 
@@ -182,6 +191,7 @@ def test_done_callback_of_a_client_runs_in_the_completion_worker(
     if late:
         future.result(TIMEOUT)
     future.add_done_callback(running_thread(seen))
+
     assert seen.result(TIMEOUT).endswith("-completion")
 
 
@@ -189,6 +199,7 @@ def test_done_callback_of_a_cancelled_future(result: AsyncResult[Any]) -> None:
     seen = Future[str]()
     result.as_future().add_done_callback(running_thread(seen))
     result.as_future().cancel()
+
     assert seen.result(TIMEOUT).endswith("-completion")
 
 
@@ -196,6 +207,7 @@ def test_done_callback_on_a_stopped_handler_runs_where_it_is_completed() -> None
     result, seen = AsyncResult[str](SequentialThreadingHandler()), Future[str]()
     result.as_future().add_done_callback(running_thread(seen))
     result.set("value")
+
     assert seen.result(0) == threading.current_thread().name
 
 
@@ -207,6 +219,7 @@ def test_done_callback_where_nobody_takes_from_the_queue() -> None:
     result.rawlink(calls.append)
     result.as_future().add_done_callback(calls.append)
     result.set("value")
+
     assert calls == [result, result.as_future()]
 
 
@@ -234,6 +247,7 @@ def test_who_holds_a_futures_lock_does_not_hold_up_a_connection_thread(
 def test_cancelled_future_leaves_the_request_alone(client: Any) -> None:
     made = client.create_async("/made")
     made.as_future().cancel()
+
     assert made.get(timeout=TIMEOUT) == "/made"
     assert client.exists("/made")
 
@@ -257,6 +271,7 @@ def test_cancelled_future_stays_cancelled(result: AsyncResult[Any]) -> None:
 def test_completed_future_cannot_be_cancelled(result: AsyncResult[Any]) -> None:
     future = result.as_future()
     result.set("value")
+
     assert not future.cancel()
     assert future.result(0) == "value"
 
@@ -270,6 +285,7 @@ def test_cancelling_a_wrapped_future(result: AsyncResult[Any]) -> None:
     asyncio.run(main())
     assert result.as_future().cancelled()
     result.set("value")
+
     assert result.get() == "value"
 
 
@@ -292,6 +308,7 @@ def test_race_of_set_and_cancel(handler: SequentialThreadingHandler) -> None:
     assert [future.cancelled() for future in futures] == cancelled
     assert [result.get() for result in results] == [1] * 500
     done, not_done = concurrent.futures.wait(futures, TIMEOUT)
+
     assert not not_done
     assert {future.result() for future in done if not future.cancelled()} <= {1}
 
@@ -315,6 +332,7 @@ def test_race_for_the_future(handler: SequentialThreadingHandler) -> None:
         futures[0].add_done_callback(lambda future: calls.append(future.result()))
     concurrent.futures.wait(answers[0], TIMEOUT)
     settle(results[0])
+
     assert calls == [1] * 500
 
 
@@ -330,6 +348,7 @@ def test_future_outlives_its_result(handler: SequentialThreadingHandler) -> None
     complete()
     del complete
     gc.collect()
+
     assert gone() is None
     assert future.result(0) == "value"
 
@@ -342,4 +361,5 @@ def test_unanswered_result_is_freed_with_its_future(
     gone = weakref.ref(result.as_future())
     del result
     gc.collect()
+
     assert gone() is None

@@ -116,6 +116,7 @@ def test_callbacks_of_one_type_keep_their_order(
     for number in range(100):
         dispatch(handler, kind, partial(callback, number))
     settle(handler, kind)
+
     assert seen == list(range(100))
 
 
@@ -150,6 +151,7 @@ def test_nothing_a_callback_raises_stops_anything(
         result.set()
     settle(handler)
     (record,) = caplog.records
+
     assert ".<locals>.fails" in record.message
     assert ("(watch of /a/path)" in record.message) is (kind == "watch")
     assert handler.running
@@ -166,6 +168,7 @@ def test_a_watch_named_run_is_logged_by_its_name(
     handler.dispatch_callback(Callback("watch", Job().run, (event,)))
     settle(handler)
     (record,) = caplog.records
+
     assert record.message.endswith(".Job.run (watch of /a/path)")
 
 
@@ -186,6 +189,7 @@ def test_queues_are_kazoos(handler: SequentialThreadingHandler) -> None:
     handler.completion_queue.put(lambda: seen.append("completion"))
     handler.callback_queue.put(lambda: seen.append("watch"))
     settle(handler)
+
     assert sorted(seen) == KINDS
     assert handler.completion_queue.empty()
     assert handler.callback_queue.empty()
@@ -229,6 +233,7 @@ def test_queue_that_is_assigned_to_a_running_handler(
     handler.stop()
     handler.start()
     settle(handler)
+
     assert threads_of(handler) == KINDS
 
 
@@ -312,6 +317,7 @@ def test_spawned_threads_are_named(handler: SequentialThreadingHandler) -> None:
 
     spawned = handler.spawn(work, 1, keyword=2)
     spawned.join(TIMEOUT)
+
     assert not spawned.is_alive()
     assert names[0].startswith(f"{core_of(handler).prefix}-spawn:{__name__}.")
     assert names[0].endswith("<locals>.work")
@@ -329,6 +335,7 @@ def test_spawn_is_capped(make: Make) -> None:
     for one in spawned:
         one.join(TIMEOUT)
         assert not one.is_alive()
+
     assert all(gate.passed.is_set() for gate in gates)
 
 
@@ -350,6 +357,7 @@ def test_stop_lets_what_is_queued_run(make: Make, kind: str) -> None:
     assert seen == ["one", "two"]
     handler.start()
     settle(handler)
+
     assert seen == ["one", "two", "next start"]
 
 
@@ -366,6 +374,7 @@ def test_links_of_a_stopped_handler_run_where_the_result_is_set(
 
     ident = in_thread(complete)
     result.rawlink(lambda _: seen.append(threading.get_ident()))
+
     assert seen == [ident, threading.get_ident()]
 
 
@@ -382,6 +391,7 @@ def test_link_on_a_stopped_handler_that_raises(
     result.rawlink(fails)
     result.rawlink(lambda _: seen.append("next"))
     result.set()
+
     assert seen == ["next"]
     assert [record.name for record in caplog.records] == ["kazoo_seqthreading.worker"]
 
@@ -399,6 +409,7 @@ def test_watches_of_a_stopped_handler_wait_for_the_next_start(
     assert seen == ["at once"]
     handler.start()
     settle(handler)
+
     assert seen == ["at once", "one", "two"]
 
 
@@ -423,6 +434,7 @@ def test_watches_of_an_ended_session_are_dropped(
         handler.start()
         settle(handler)
     living.result(TIMEOUT)
+
     assert seen == ["lives"]
 
 
@@ -449,6 +461,7 @@ def test_watch_of_an_ended_session_whose_dispatch_meets_a_stop(make: Make) -> No
         if not came[-1]:
             assert seen == ["ended"]
             break
+
     assert number > 1
 
 
@@ -463,6 +476,7 @@ def test_watches_that_come_in_time_run_though_their_session_ends(
             handler, lambda: dispatch(handler, "watch", lambda: seen.append("ran"))
         )
     handler.stop()
+
     assert seen == ["ran"]
 
 
@@ -511,6 +525,7 @@ def test_next_start_follows_the_links_of_a_connection_thread(make: Make) -> None
         assert seen == []
     thread.result(TIMEOUT)
     settle(handler)
+
     assert seen == ["late", "started"]
 
 
@@ -599,6 +614,7 @@ def test_start_goes_on_without_what_was_given_up(make: Make, kind: str) -> None:
         assert seen == []
     wait_until(lambda: threads_of(handler) == KINDS)
     settle(handler)
+
     assert seen == ["left"]
 
 
@@ -785,6 +801,7 @@ def test_signal_handler_stops_in_the_middle_of_stop(make: Make) -> None:
             interrupter.join(TIMEOUT)
     finally:
         signal.signal(signal.SIGUSR1, before)
+
     assert calls == ["stopped"]
     assert inside.passed.is_set()
     assert not handler.running
@@ -887,6 +904,7 @@ def test_event_that_is_set_in_the_middle_of_set(
 
     waiting = in_background(event.wait, TIMEOUT)
     in_thread(interrupted, TIMEOUT / 2)
+
     assert waiting.result(TIMEOUT) is True
 
 
@@ -946,6 +964,7 @@ def test_process_exits_with_callbacks_that_block() -> None:
     reports = re.findall(
         r"^\S+-(\w+) did not stop .* running (\S+),", done.stderr, re.M
     )
+
     assert sorted(reports) == [(kind, "__main__.block") for kind in KINDS]
 
 
@@ -979,6 +998,7 @@ def test_what_is_queued_at_exit_runs() -> None:
     done = run_python(QUEUED, timeout=TIMEOUT)
     assert (done.stderr, done.returncode) == ("", 0)
     seen = done.stdout.split()
+
     assert sorted(seen) == ["completion", "queued", "watch"]
     assert seen.index("completion") < seen.index("queued")
 
@@ -1042,6 +1062,7 @@ def test_stop_timeout_of_ever(make: Make) -> None:
         inside.open()
 
     together(handler.stop, opens)
+
     assert inside.passed.is_set()
 
 
@@ -1104,6 +1125,7 @@ def test_monkey_patched_process_is_warned_of_once(
     if re.search("^(ImportError|ModuleNotFoundError)", error, re.MULTILINE):
         pytest.skip(f"{module} cannot be imported")
     (warning,) = warnings_after(imports + patch)
+
     assert module in warning
     assert advice in warning
     assert warnings_after(imports) == []  # imported and not patched

@@ -71,6 +71,7 @@ def test_handler_implements_the_interface() -> None:
     made = rebased(
         SequentialThreadingHandler, IHandler, type("Running", (abc,), {"_running": 0})
     )
+
     assert isinstance(made(), abc)
     assert isinstance(SequentialThreadingHandler(), IHandler)
 
@@ -82,6 +83,7 @@ def test_result_implements_the_interface() -> None:
     assert isinstance(result, abc)
     assert result.value is None
     result.set(1)
+
     assert [result.value, result.exception, result.get()] == [1, None, 1]
     assert isinstance(SequentialThreadingHandler().async_result(), IAsyncResult)
 
@@ -106,6 +108,7 @@ def test_handler_takes_what_the_interface_takes() -> None:
 def test_handler_has_every_member_of_kazoos() -> None:
     public = {name for name in dir(KazoosHandler()) if not name.startswith("_")}
     handler = SequentialThreadingHandler()
+
     assert {name for name in public if not hasattr(handler, name)} == set()
     assert set(HANDLER_MEMBERS) <= public | {"_running"}
     assert all(hasattr(handler, name) for name in HANDLER_MEMBERS)
@@ -123,6 +126,7 @@ def test_what_kazoo_looks_at() -> None:
     assert (handler.running, handler._running) == (False, False)
     retry = KazooRetry(sleep_func=handler.sleep_func)
     client = KazooClient(handler=handler, connection_retry=retry, command_retry=retry)
+
     assert client.handler is handler
 
 
@@ -152,6 +156,7 @@ def test_lock_tells_whether_it_is_held() -> None:
     with lock:
         assert lock.locked()
         assert not lock.acquire(False)
+
     assert not lock.locked()
 
 
@@ -176,6 +181,7 @@ def test_isinstance_of_kazoos_handler() -> None:
         and not name.startswith("_")
         and getattr(SequentialThreadingHandler, name) is value
     }
+
     assert inherited == set()
     assert list(vars(handler)) == ["_kazoo_seqthreading"]
 
@@ -210,6 +216,7 @@ def test_event_is_set_in_the_middle_of_a_set() -> None:
             event.set()
 
     in_thread(interrupted)
+
     assert event.is_set()
 
 
@@ -242,5 +249,6 @@ def test_a_subclass_as_patroni_makes_one() -> None:
 def test_public_names() -> None:
     assert kazoo_seqthreading.__all__ == sorted(kazoo_seqthreading.__all__)
     public = {name for name in vars(kazoo_seqthreading) if not name.startswith("_")}
+
     assert set(kazoo_seqthreading.__all__) - {"__version__"} <= public
     assert kazoo_seqthreading.__version__.count(".") == 2

@@ -118,6 +118,7 @@ def test_links_of_chains(make_client: MakeClient, handler: Recording) -> None:
     client.ensure_path("/d/e")
     client.sync("/d")
     client.create("/d/f", sequence=True)
+
     assert {name_of(link) for _, link in handler.links} == {
         "KazooClient.create_async.<locals>.create_completion",
         "KazooClient.create_async.<locals>.retry_completion",
@@ -206,6 +207,7 @@ def test_connection_loop(make_client: MakeClient, handler: Recording) -> None:
         assert connection_of(other) is None
     assert core_of(handler).connections.connections() == [connection]
     client.stop()
+
     assert len(core_of(handler).connections) == 0
 
 
@@ -223,6 +225,7 @@ def test_channel_is_made_before_the_loop_is_spawned(handler: Recording) -> None:
     assert [end.channel.client for end in ends] == [None, None]
     connection.connection_stopped.set()
     connection.close()
+
     assert [end.fileno() for end in ends] == [-1, -1]
 
 
@@ -270,6 +273,7 @@ def test_requests_are_in_the_queues(client: Any) -> None:
         release.set()
     for result in results:
         assert result.get(timeout=TIMEOUT) is not None
+
     assert in_flight(connection) == []
 
 
@@ -286,6 +290,7 @@ def test_pending_requests_have_their_result_in_the_middle(
     result = client.exists_async("/")
     assert result.get(timeout=TIMEOUT) is not None
     (((_, found, xid), expected),) = seen
+
     assert found is result
     assert xid == expected > 0
 
@@ -293,6 +298,7 @@ def test_pending_requests_have_their_result_in_the_middle(
 def test_queue_is_replaced_when_the_session_ends(client: Any) -> None:
     before, pending = client._queue, client._pending
     client.stop()
+
     assert client._queue is not before
     assert client._pending is not pending
     assert type(client._queue) is type(client._pending) is deque
@@ -315,6 +321,7 @@ def test_loop_asks_for_stopped_first_and_closes_the_client(handler: Recording) -
     assert states == ["LOST"]
     for result in (pending, queued):
         assert result.exception is not None
+
     assert client._session_id is None
     assert client._state == "CLOSED"
 
@@ -333,6 +340,7 @@ def test_names_of_kazoos_modules() -> None:
     assert KazooClient._make_state_change.__code__.co_name == "_make_state_change"
     assert ConnectionHandler.__module__ == "kazoo.protocol.connection"
     stock = kazoo.handlers.threading.SequentialThreadingHandler
+
     assert issubclass(SequentialThreadingHandler.timeout_exception, Exception)
     assert issubclass(
         SequentialThreadingHandler.timeout_exception, stock.timeout_exception
@@ -349,6 +357,7 @@ def test_listeners_are_called_by_make_state_change() -> None:
 
     client.add_listener(listener)
     client._make_state_change("CONNECTED")
+
     assert frames == ["_make_state_change", "kazoo.client"]
     assert f"listener ({__file__}:" in names[0]
 
@@ -375,6 +384,7 @@ def test_watches_are_dispatched_with_their_event(
     client.delete("/a")
     assert fired.wait(TIMEOUT)
     (callback,) = dispatched
+
     assert callback.type == "watch"
     assert isinstance(callback.args[0], WatchedEvent)
     assert callback.args[0].path == "/a"
@@ -406,6 +416,7 @@ def test_request_is_queued_before_its_byte_is_sent(handler: Recording) -> None:
     assert sent == [(b"\0", 1), (b"\0", 2), (b"\0", 3)]
     client._stopped.clear()
     client.stop()
+
     assert sent[3:] == [(b"\0", 4)]
     assert client._queue[3][1] is None, "a Close has no result"
 
@@ -417,6 +428,7 @@ def test_events_are_the_handlers(handler: Recording) -> None:
         client._connection.connection_stopped,
     ):
         assert type(event) is RecordingEvent
+
     assert client._connection.connection_stopped.is_set()
     assert not client._live.is_set()
 
@@ -440,6 +452,7 @@ def test_loop_takes_a_byte_for_each_request(
     for count in range(1, 11):
         assert client.exists("/") is not None
         wait_until(lambda count=count: len(lengths) == count)  # type: ignore[misc]
+
     assert lengths == [0] * 10
 
 
@@ -450,6 +463,7 @@ def test_client_closes_both_ends(make_client: MakeClient) -> None:
     ends = connection._read_sock, connection._write_sock
     client.stop()
     client.close()
+
     assert [end.fileno() for end in ends] == [-1, -1]
     assert connection._write_sock is None
 
@@ -507,6 +521,7 @@ def test_connection_that_is_lost(closing: Any, cause: str, state: str) -> None:
     closing._queue.append((getattr(kazoos_connection, cause), None))
     closing._connection._write_sock.send(b"\0")
     wait_until(lambda: closing.handler.seen)
+
     assert closing.handler.seen[0] == (True, state, False)
 
 
@@ -522,6 +537,7 @@ def test_server_that_was_found(handler: Recording) -> None:
     assert connection._rw_server is None
     assert not _kazoo.found_server(connection)
     connection._rw_server = ("127.0.0.1", 2181)
+
     assert _kazoo.found_server(connection)
 
 
@@ -552,6 +568,7 @@ def test_operations_have_a_path_and_secrets() -> None:
     for operation, name in operations:
         assert _kazoo.operation_of(operation) == name
     many = Transaction([Create("/a", b"s3cret", [], 0)] * 3)
+
     assert _kazoo.operation_of(many) == "Transaction of 3 operations"
 
 
@@ -573,6 +590,7 @@ def test_code_that_a_connection_thread_runs(client: Any) -> None:
         client.remove_listener(listener)
     assert seen is not None
     _, name, is_listener = seen
+
     assert f"listener ({__file__}:" in name
     assert is_listener
     assert _kazoo.foreign_code(sys._getframe()) is None
@@ -594,6 +612,7 @@ def test_kazoo_that_is_not_recognised(
     results = [client.get_async("/node") for _ in range(100)]
     assert {result.get(timeout=TIMEOUT)[0] for result in results} == {b"value"}
     client.set("/node", b"other")
+
     assert changed.wait(TIMEOUT)
     assert client._connection._socket.framed is False
 
@@ -632,6 +651,7 @@ def test_frame_of_a_request(request_: Any) -> None:
         _write=lambda data, timeout: written.append(bytes(data)),
     )
     ConnectionHandler._submit(kazoos, request_, 1.0, 42)
+
     assert written == [frame_of(request_, 42)]
 
 
@@ -670,6 +690,7 @@ def test_outcome_of_a_reply(request_: Any, error: int, reply: bytes) -> None:
     outcome = outcome_of(client, request_, error, frame)
     assert outcome is not None
     ((expected, raised),) = outcomes
+
     assert (outcome[0], type(outcome[1])) == (expected, type(raised))
     assert client.last_zxid == 7
 
@@ -684,4 +705,5 @@ def test_error_that_kazoo_does_not_know() -> None:
         client._connection._read_response(
             serialization.ReplyHeader(42, 7, -9999), frame[4:], 16
         )
+
     assert outcome_of(client, request, -9999, frame) is None

@@ -197,4 +197,5 @@ def test_what_is_logged_is_documented() -> None:
     text = (ROOT / "kazoo_seqthreading/DIAGNOSIS.rst").read_text(encoding="utf-8")
     section = text.partition("\nLogging\n-------\n")[2].partition("\n---")[0]
     documented = ROW.findall(section)
+
     assert sorted(documented) == sorted(used)

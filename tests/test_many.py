@@ -149,5 +149,6 @@ def test_many_requests_while_suspended(
         client.stop()
     outcomes = Counter(type(result.exception) for result in results)
     answer = type(None) if server == "comes back" else ConnectionLoss
+
     assert outcomes == {answer: count}
     assert set(ran.values()) == {1}

@@ -144,6 +144,7 @@ def test_warns_once_while_it_runs(
     assert record.levelno == logging.WARNING
     first, _, stack = record.message.partition("\n")
     name = f"{__name__}.test_warns_once_while_it_runs.<locals>.slow"
+
     assert f"Slow callback: {name} has been running for" in first
     assert " in kazoo-seqthreading-test-completion, 3 queued behind it" in first
     assert "in stands_here" in stack
@@ -204,6 +205,7 @@ def test_callback_of_an_idle_worker(make_worker: MakeWorker) -> None:
 
     worker: Worker = make_worker(on_busy=look)
     worker.put(settled.set)
+
     assert settled.wait(TIMEOUT)
     assert seen
     assert None not in seen
@@ -305,6 +307,7 @@ def test_report_is_written_elsewhere() -> None:
     names = [lambda: threading.current_thread().name]
     report(log, "message %s %s", 1, *names, exc_info=None)
     settle()
+
     assert seen == [(MONITOR, ("message %s %s", 1, MONITOR), {"exc_info": None})]
 
 
@@ -318,6 +321,7 @@ def test_report_that_fails_harms_no_other(name: str, which: str) -> None:
     report(fails if which == "log" else print, "", fails)
     report(written.append, "the next one")
     settle()
+
     assert written == ["the next one"]
 
 
@@ -402,6 +406,7 @@ def test_slow_callback_of_a_client(
         wait_until(lambda: messages(caplog, WATCHDOG), what="a warning while it runs")
         client.exists("/")  # and nothing else is held up
         (message,) = messages(caplog, WATCHDOG)
+
     assert "tests.support.Gate" in message
     assert ("(watch of /slow)" in message) is (kind == "watch")
     assert f"-{kind}," in message
@@ -454,6 +459,7 @@ def test_callback_that_waits_for_a_later_one_is_named(
     finally:
         delivered.set()  # as nobody else can
     first, _, stack = warning.partition("\n")
+
     assert f"{__name__}." in first
     assert ("(watch of /node-" in first) is (kind == "watch")
     assert re.search(rf"in kazoo-seqthreading-\d+-{kind}, 1 queued behind it", first)
@@ -470,6 +476,7 @@ def test_heartbeats_in_time_are_no_news(
     requests = client.handler.stats().requests
     wait_until(lambda: client.handler.stats().requests >= requests + 2, TIMEOUT)
     settle()
+
     assert messages(caplog, CONNECTION) == []
 
 

@@ -67,6 +67,7 @@ def test_size_of_a_result(handler_class: type[Any]) -> None:
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
+
     assert (after - before) / count < 250  # on 3.14, and 170 on 3.11
 
 
@@ -97,6 +98,7 @@ def test_thread_shows_what_threads_have(limit: int | None) -> None:
     handler = SequentialThreadingHandler(max_spawned_threads=limit)
     thread = handler.spawn(threading.get_ident)
     thread.join(TIMEOUT)
+
     assert public(thread) == public(threading.Thread())
 
 
@@ -145,6 +147,7 @@ def test_pickle_names_nothing_private(make: Any, protocol: int) -> None:
     original = make()
     pickled = pickle.dumps(original, protocol)
     copy = pickle.loads(pickled)
+
     assert b"kazoo_seqthreading._" not in pickled
     assert type(copy) is type(original)
     assert repr(copy) == repr(original)
@@ -187,6 +190,7 @@ def test_docstrings(name: str) -> None:
         for key, value in members.items()
         if not key.startswith("_") and not is_documented(offered, key, value)
     ]
+
     assert undocumented == []
 
 
@@ -198,6 +202,7 @@ def test_arguments_are_explained(method: str) -> None:
     names = list(inspect.signature(function).parameters)[1:]
     assert names
     missing = [name for name in names if f":param {name}:" not in where.__doc__]
+
     assert missing == []
 
 
@@ -210,4 +215,5 @@ def test_help_stands_alone() -> None:
         assert "SequentialThreadingHandler" in part
         assert not re.search(r"kazoo_seqthreading\._\w|\b_\w+\.py|\brules?\b", part)
     missing = [name for name in OFFERED if not re.search(rf"\b{name}\b", described)]
+
     assert missing == []

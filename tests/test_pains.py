@@ -104,6 +104,7 @@ def test_callback_that_raises_on_a_stopped_handler(handler_class: type[Any]) -> 
     result.rawlink(lambda one: one.get())
     result.rawlink(lambda _: calls.append("after"))
     result.set_exception(ConnectionLoss())
+
     assert calls == ["before", "after"]
 
 
@@ -134,6 +135,7 @@ def test_callers_wake_when_the_server_goes_away(
     for count in range(4):
         assert ended.acquire(timeout=soon), f"{count} of 4 woke"
     stopper.join(soon)
+
     assert not stopper.is_alive()
 
 
@@ -314,6 +316,7 @@ def test_blocking_call_in_a_state_listener(
     client.start_async()
     assert returned.wait(soon)
     (error,) = raised
+
     assert f"listener ({__file__}:" in str(error)
     assert "_async" in str(error)
     assert client.exists("/") is not None
@@ -350,6 +353,7 @@ def test_burst_from_a_listener(make_client: MakeClient, soon: float) -> None:
 
     client.add_listener(listener)
     client.start_async()
+
     assert made.wait(soon)
     assert all(result.get(timeout=soon) is not None for result in results)
 
@@ -408,6 +412,7 @@ def test_client_survives_that_its_socket_is_closed(
 
     client.add_listener(listener)
     client._connection._socket.close()
+
     assert back.wait(soon)
     assert states == ["SUSPENDED", "CONNECTED"]
     assert client.exists("/") is not None
@@ -449,6 +454,7 @@ def test_callback_and_main_stop_at_once(
     dispatch(handler, kind, stops)
     assert entered.wait(soon)
     in_thread(handler.stop, soon)
+
     assert stopped.is_set()
     assert GAVE_UP not in caplog.text
 
@@ -500,6 +506,7 @@ def test_spawned_threads_are_bounded(handler_class: type[Any], soon: float) -> N
     for thread in threads:
         thread.join(soon)
         assert not thread.is_alive()
+
     assert counts == [2] * 20
 
 
@@ -514,6 +521,7 @@ def test_threads_are_named(handler: Any, soon: float, settle: Settle) -> None:
     for kind in KINDS:
         dispatch(handler, kind, my_work)
         settle(handler)
+
     assert "kazoo" in names[0]
     assert "my_work" in names[0]
     assert ["kazoo" in name for name in names] == [True] * 3
@@ -531,6 +539,7 @@ def test_late_link_repeats_no_other(handler: Any, settle: Settle) -> None:
     result.set(1)
     result.rawlink(lambda _: calls.append("b"))
     settle(handler)
+
     assert calls == ["a", "b"]
 
 
@@ -542,6 +551,7 @@ def test_second_set_changes_nothing(handler: Any, settle: Settle) -> None:
     result.set(2)
     result.set_exception(ConnectionLoss())
     settle(handler)
+
     assert calls == [result]
     assert result.get() == 1
 
@@ -559,6 +569,7 @@ def test_set_during_stop_loses_nothing(handler: Any, soon: float) -> None:
     result.set()
     inside.open()
     stopper.join(soon)
+
     assert not stopper.is_alive()
     assert sorted(calls) == ["link", "queued"]
 
@@ -585,6 +596,7 @@ def test_nothing_stale_after_the_next_start(
     client.stop()
     client.start()
     settle(handler)
+
     assert seen == []
 
 
@@ -595,6 +607,7 @@ def test_event_of_another_client_survives_a_stop(
     assert seen == []
     handler.start()
     settle(handler)
+
     assert seen == ["/a"]
     assert client.connected
 
@@ -627,6 +640,7 @@ def test_threads_do_not_share_an_exception(handler: Any) -> None:
             return caught
 
     one, two = together(get, get)
+
     assert one is not two
 
 
@@ -652,6 +666,7 @@ def test_locals_of_a_caller_are_let_go(handler: Any, soon: float) -> None:
         return reference() is None
 
     wait_until(gone, soon, "the locals of a caller, freed")
+
     assert not result.successful()
 
 
@@ -718,6 +733,7 @@ def test_failed_callback_is_logged_with_its_name(
         handler.dispatch_callback(Callback("watch", my_watch, (event,)))
         settle(handler)
     (record,) = caplog.records
+
     assert f"{__name__}." in record.message
     assert "my_watch" in record.message
     assert "/a/path" in record.message
@@ -763,4 +779,5 @@ def test_late_heartbeat_is_logged(
     client.start()
     client.remove_listener(listener)
     wait_until(lambda: "a heartbeat is due every" in caplog.text, soon)
+
     assert "state listener" in caplog.text

@@ -87,6 +87,7 @@ def test_two_members(make_dcs: MakeDCS, hosts: str, handler_class: type[Any]) ->
     assert cluster.leader.name == "one"
     assert cluster.config.data == {}
     watch = in_background(two.watch, None, 2 * TIMEOUT)
+
     assert one.delete_leader(cluster.leader)  # restarts its client
     assert watch.result(TIMEOUT)
     assert two.attempt_to_acquire_leader()
@@ -107,6 +108,7 @@ def test_connect_timeout(
     began = time.monotonic()
     with pytest.raises(OSError):
         handler.create_connection(address=dead, hostname="dead", timeout=session)
+
     # A busy machine may take longer, but not until the session's, or the first, limit.
     assert limit <= time.monotonic() - began < TIMEOUT
 
@@ -117,6 +119,7 @@ def test_client_with_a_dead_host(
     monkeypatch.setattr(random, "shuffle", lambda hosts: None)  # kazoo takes it first
     began = time.monotonic()
     dcs = make_dcs(hosts=[f"127.0.0.1:{dead[1]}", hosts], ttl=20, retry_timeout=1)
+
     assert 2.0 <= time.monotonic() - began < TIMEOUT
     assert dcs.set_config_value("{}")
 
@@ -147,6 +150,7 @@ def test_lost_connection(
     # A server that starts may accept a connection and never answer: kazoo waits for
     # as long as for a session, 20 s, and tries again.
     wait_until(lambda: states == ["SUSPENDED", "CONNECTED"], 45.0)
+
     assert dcs.get_cluster().leader.name == "one"
     assert dcs._client.client_id == session
     assert dcs.set_config_value("{}")
@@ -162,6 +166,7 @@ def test_reload_closes_the_socket(make_dcs: MakeDCS, hosts: str) -> None:
         dcs.reload_config({"ttl": 30, "retry_timeout": 10, "loop_wait": loop_wait})
         wait_until(lambda times=times: states == ["SUSPENDED", "CONNECTED"] * times)  # type: ignore[misc]
         assert dcs.get_cluster().leader.name == "one"
+
     assert dcs._client.client_id == session
 
 
@@ -170,6 +175,7 @@ def test_reload_restarts(make_dcs: MakeDCS, hosts: str) -> None:
     dcs = make_dcs(hosts=hosts)
     session = dcs._client.client_id
     dcs.reload_config({"ttl": 20, "retry_timeout": 10, "loop_wait": 10})
+
     assert dcs.ttl == 20
     assert dcs._client.client_id != session
     assert dcs.attempt_to_acquire_leader()

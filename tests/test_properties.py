@@ -164,6 +164,7 @@ def test_threads_that_start_stop_and_put(seed: int) -> None:
         together(*(partial(act, thread) for thread in range(3)), limit=60.0)
     handler.start()  # for the watches that came while it was stopped
     handler.stop()
+
     assert sorted(links) == list(range(3 * rounds))
     assert sorted(watched) == list(range(3 * rounds))
     assert overlaps == []
@@ -519,4 +520,5 @@ def test_a_peer_that_closes_in_the_middle(
             assert ends.connection.recv(4) == b""
 
         together(send, receive)
+
     assert received == frames[:whole]

@@ -125,6 +125,7 @@ def test_blocks(names: dict[str, Any]) -> None:
     for path in DOCUMENTS:  # No other block, one that does not run, holds Python.
         assert not re.search(r"::\n\n +(?:@|def|class|import|from)\b", read(path)), path
     output = names["output"].splitlines()
+
     assert output[0].startswith("[")  # the children of the root
     assert output[1] == "done"
     assert output[2] == "(b'verbose', ['config'])"
@@ -160,6 +161,7 @@ def test_example_of_why(hosts: str, handler: str) -> None:
                     process.wait(1.0)
         finally:
             process.kill()
+
     assert printed == {"kazoo": "hangs\n", "ours": "done\n"}[handler]
 
 
@@ -211,6 +213,7 @@ def test_opentelemetry(client: Any) -> None:
     assert found["zookeeper.disconnects"] == {("thread",): 1}
     assert set(found["zookeeper.round_trip.sum"]) == {("server",), ("client",)}
     buckets = found["zookeeper.round_trip.bucket"]
+
     assert buckets["server", math.inf] > 0
     assert buckets["client", 10.0] <= buckets["client", math.inf]
 
@@ -230,6 +233,7 @@ def test_tls(
     context.load_verify_locations(tls_server.tls.ca)
     client = make_client(hosts=tls_server.tls_hosts, use_ssl=True, handler=handler)
     client.start(TIMEOUT)
+
     assert client.exists("/") is not None
     assert client._connection._socket.ssl_object.context is context
     assert client._connection._socket.ssl_object.version() == "TLSv1.3"
@@ -250,6 +254,7 @@ def test_celery(names: dict[str, Any]) -> None:
     client, initialised = names["client"], names["worker_process_init"]
     assert not client.connected
     initialised.send()
+
     assert client.connected
     assert client.get_children("/") == []
 
@@ -309,6 +314,7 @@ def test_gunicorn(client: Any, hosts: str, tmp_path: Path) -> None:
         finally:
             master.kill()
             master.wait()
+
     assert status == 0, log.read_text()
     assert "Traceback" not in log.read_text()
 
@@ -368,6 +374,7 @@ def test_footnotes() -> None:
             assert tests, f"[{row['note']}] names no test"
             if not any(tests.values()):
                 unseen.append(row["what"])
+
     # What kazoo's handler lacks altogether needs no test of that.
     assert set(unseen) <= {"results can be awaited"}
 
@@ -421,6 +428,7 @@ def test_causes_of_faults() -> None:
         "No more threads, descriptors or memory after a thousand reconnections",
     }
     named = {cause for causes in documented.values() for cause in causes.split(", ")}
+
     assert named - {"none"} <= CAUSES.keys()
 
 
@@ -452,6 +460,7 @@ def test_environments_exist() -> None:
     text = "\n".join(map(read, DOCUMENTS))
     named = re.findall(r"``tox -e ([\w,-]+)|^ +tox -e ([\w,-]+)", text, re.MULTILINE)
     names = {name for pair in named for one in pair for name in one.split(",") if name}
+
     assert len(names) >= 15
     assert names <= environments()
 
@@ -465,12 +474,14 @@ def test_supported_pythons() -> None:
     assert {f"py3{minor}" for minor in every} <= environments()
     for classifier, row in (("Free Threading", "free-threaded"), ("PyPy", "PyPy")):
         assert (f':: {classifier}"' in project) == (row in supported())
+
     assert f'requires-python = ">=3.{first}"' in project
 
 
 def test_oldest_kazoo() -> None:
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     oldest, _, _ = supported()["kazoo"].partition(" to ")
+
     assert f'dependencies = ["kazoo>={oldest}"]' in project
     assert f"deps = kazoo=={oldest}\n" in TOX
 
@@ -501,6 +512,7 @@ client.close()
     done = run_python(program, hosts)
     cpython = sys.implementation.name == "cpython"
     warns = "DeprecationWarning" if cpython and sys.version_info >= (3, 12) else ""
+
     assert (done.stderr, done.stdout) == ("", f"{warns}\n\n")
 
 
@@ -533,6 +545,7 @@ def test_modules_are_listed_once() -> None:
     listed = re.findall(r"``(_\w+)``", section.partition("\nTerms\n-----\n")[0])
     package = (ROOT / "kazoo_seqthreading").glob("_*.py")
     modules = {path.stem for path in package} - {"__init__", "__main__", "_version"}
+
     assert sorted(listed) == sorted(modules)
 
 
@@ -590,6 +603,7 @@ def test_document_renders(path: str) -> None:
         writer="html5",
         settings_overrides={**settings, "raw_enabled": False},
     )
+
     assert messages.getvalue() == ""
     # A dash alone in a cell is a list.
     assert not re.search(r"<li>(<p>)?(</p>)?</li>", html.decode())
@@ -611,5 +625,6 @@ def test_links_are_absolute_when_published() -> None:
     count = len(links.LINK.findall(README)) + len(links.PICTURE.findall(README))
     assert text.count(f"{address}/") == count
     project = links.with_urls(read("pyproject.toml"), address, ref)
+
     assert project.count("[project.urls]") == 1
     assert links.with_urls(project, address, ref) == project

@@ -75,6 +75,7 @@ def test_lock(start: MakeClient) -> None:
         worker.result(TIMEOUT)
     assert (total, most, inside) == (20, 1, 0)
     clients[0].sync("/lock")  # its server may be behind that of the other
+
     assert clients[0].get_children("/lock") == []
 
 
@@ -170,6 +171,7 @@ def test_election(start: MakeClient) -> None:
     assert led.get(timeout=TIMEOUT) == "other"
     may_end.set()
     second.result(TIMEOUT)
+
     # The first has lost its session, and kazoo says so when it gives up the lead.
     assert first.exception(TIMEOUT) is not None
     assert election.contenders() == []
@@ -205,6 +207,7 @@ def test_barrier(start: MakeClient) -> None:
     other.sync("/barrier")
     assert other.Barrier("/barrier").wait(0.1) is False
     waiting = in_background(other.Barrier("/barrier").wait, TIMEOUT)
+
     assert barrier.remove() is True
     assert waiting.result(TIMEOUT) is True
     assert barrier.remove() is False
@@ -229,6 +232,7 @@ def test_double_barrier(start: MakeClient) -> None:
     barriers[2].leave()
     for future in leaving:
         future.result(TIMEOUT)
+
     assert clients[0].get_children("/barrier") == []
 
 
@@ -246,6 +250,7 @@ def test_counter(start: MakeClient) -> None:
     counter = clients[0].Counter("/counter")
     assert counter.value == 40
     counter -= 2
+
     assert (counter.value, counter.pre_value, counter.post_value) == (38, 40, 38)
 
 
@@ -265,6 +270,7 @@ def test_party(start: MakeClient, kind: str) -> None:
     theirs.join()
     other.stop()  # its membership is ephemeral
     one.sync("/party")
+
     assert list(mine) == ["one"]
 
 
@@ -278,6 +284,7 @@ def test_queue(start: MakeClient) -> None:
     for value, priority in ((b"second", 100), (b"third", 101), (b"first", 1)):
         mine.put(value, priority)
     other.sync("/queue")
+
     assert len(theirs) == 3
     assert [theirs.get() for _ in range(3)] == [b"first", b"second", b"third"]
 
@@ -295,6 +302,7 @@ def test_queue_of_many_consumers(start: MakeClient) -> None:
     consumed: list[bytes] = []
     for future in [in_background(consume, clients[number % 2]) for number in range(4)]:
         consumed += future.result(TIMEOUT)
+
     assert sorted(consumed) == sorted(values)  # each one once
 
 
@@ -307,6 +315,7 @@ def test_locking_queue(start: MakeClient) -> None:
     assert mine.holds_lock()
     assert theirs.get(TIMEOUT) == b"b"
     other.stop()  # what it held is for the others again
+
     assert mine.consume()
     assert mine.get(TIMEOUT) == b"b"
     assert mine.consume()
@@ -399,6 +408,7 @@ def test_data_watch(start: MakeClient) -> None:
     assert seen.get(timeout=TIMEOUT) == (b"last", 0, EventType.CREATED)
     other.set("/node", b"not seen")
     one.sync("/node")
+
     assert one.get("/node")[0] == b"not seen"
     assert seen.empty()
 
@@ -415,6 +425,7 @@ def test_children_watch(start: MakeClient) -> None:
         expected.append(str(number))
         assert seen.get(timeout=TIMEOUT) == expected
     other.delete("/parent/0")
+
     assert seen.get(timeout=TIMEOUT) == expected[1:]
 
 
@@ -441,6 +452,7 @@ def test_watch_callbacks_may_call(start: MakeClient) -> None:
 
     client.get("/node", watch=changed)
     client.set("/node", b"1")
+
     assert got.get(timeout=TIMEOUT) == ("/node", b"1")
 
 
@@ -498,6 +510,7 @@ def test_transaction(start: MakeClient) -> None:
     failing.create("/a")
     failing.delete("/none")
     kinds = [type(result) for result in failing.commit()]
+
     assert kinds == [RolledBackError, NodeExistsError, RuntimeInconsistency]
     assert client.exists("/b")  # nothing of a transaction that fails is done
 
@@ -517,6 +530,7 @@ def test_chroot(start: MakeClient, hosts: str) -> None:
     with inner.transaction() as transaction:
         transaction.create("/c")
     outer.sync("/inner/root")
+
     assert sorted(outer.get_children("/inner/root")) == ["a", "c"]
     assert outer.get("/inner/root/a/b")[0] == b"1"
 
@@ -552,6 +566,7 @@ def test_auth_fails(start: MakeClient) -> None:
         client.get_children("/")
     client.auth_data.clear()
     client.start()
+
     assert client.get_children("/") == []
 
 
@@ -585,4 +600,5 @@ def test_read_only(start: MakeClient, minority: ZooKeeper) -> None:
     minority.restore()
     # With each heartbeat kazoo asks a server whether it can be written to.
     wait_until(lambda: client.client_state == KeeperState.CONNECTED, 30.0)
+
     assert client.create("/read/a") == "/read/a"

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 def test_new_handler() -> None:
     handler = SequentialThreadingHandler(connect_timeout=2.5)
     lines = handler.report().splitlines()
+
     assert lines[0].startswith(
         f"kazoo-seqthreading {kazoo_seqthreading.__version__}, kazoo "
     )
@@ -63,6 +64,7 @@ def test_clients_and_queues(client: Any) -> None:
         client.get("/node")
         report = client.handler.report()
     server = client._connection._socket.getpeername()
+
     assert "  1. CONNECTED, hosts " in report
     assert f"     {server[0]}:{server[1]} for " in report
     assert f"session {client.client_id[0]:#x}, time-out 10.0 s" in report
@@ -92,6 +94,7 @@ def test_requests_in_flight(make_client: MakeClient, own_server: ZooKeeper) -> N
         node.resume()
     for result in results:
         result.get(timeout=TIMEOUT)
+
     assert "requests in flight: 20, not sent yet: 0" in report
     assert report.count("       SetData /slow-node, for ") == 10
     assert "s3cret" not in report
@@ -104,6 +107,7 @@ def test_requests_that_are_not_sent(make_client: MakeClient) -> None:
     client._state = "CONNECTING"
     client.create_async("/new", b"s3cret-value")
     report = client.handler.report()
+
     assert "     no connection" in report
     assert "       Create /new, not sent" in report
     assert "s3cret" not in report
@@ -116,6 +120,7 @@ def test_disconnects_are_told(client: Any) -> None:
     assert lost.wait(TIMEOUT)
     wait_until(lambda: client.handler.stats().disconnects)
     report = client.handler.report()
+
     assert "Disconnects: thread: 1" in report
     assert str(client.handler.stats().disconnects[0]) in report
 
@@ -135,6 +140,7 @@ def test_every_lock_is_held_by_somebody_else(client: Any) -> None:
         report = client.handler.report()
         assert not held.passed.is_set()
     holder.join(TIMEOUT)
+
     assert "  1. CONNECTED, hosts " in report
 
 
@@ -153,6 +159,7 @@ def test_in_a_signal_handler_at_every_step(handler: SequentialThreadingHandler) 
     number = 1
     while interrupt(work, number, lambda: reports.append(handler.report())):
         number += 13
+
     assert reports
     assert all("Threads:" in report for report in reports)
 
@@ -217,6 +224,7 @@ def test_kazoo_that_is_not_as_expected(client: Any) -> None:
         report = client.handler.report()
     finally:
         client.hosts = hosts
+
     assert "  (TypeError: " in report
     assert "Queues:" in report
     assert "Threads:" in report

@@ -89,6 +89,7 @@ def test_new_result_is_pending(stopped: SequentialThreadingHandler) -> None:
 def test_value(stopped: SequentialThreadingHandler, value: object) -> None:
     result = AsyncResult[Any](stopped)
     result.set(value)
+
     assert (result.ready(), result.successful()) == (True, True)
     assert result.value is value
     assert result.exception is None
@@ -100,6 +101,7 @@ def test_value(stopped: SequentialThreadingHandler, value: object) -> None:
 def test_value_is_none_by_default(stopped: SequentialThreadingHandler) -> None:
     result = AsyncResult[Any](stopped)
     result.set()
+
     assert result.successful()
     assert result.get() is None
 
@@ -158,6 +160,7 @@ def test_first_value_wins(
     result.rawlink(calls.append)
     result.set("first")
     second(result)
+
     assert result.get() == "first"
     assert result.exception is None
     assert calls == [result]
@@ -172,6 +175,7 @@ def test_first_exception_wins(
     result.rawlink(calls.append)
     result.set_exception(first)
     second(result)
+
     assert result.exception is first
     assert result.value is None
     assert calls == [result]
@@ -205,6 +209,7 @@ def test_links_run_once_in_order(either: SequentialThreadingHandler) -> None:
         result.rawlink(partial(link, number))
     result.set("value")
     settle(either)
+
     assert calls == [(number, "value") for number in range(5)]
 
 
@@ -217,6 +222,7 @@ def test_late_link_runs_once_and_no_other_again(
     result.rawlink(lambda _: calls.append("late"))
     result.rawlink(lambda _: calls.append("later"))
     settle(either)
+
     assert calls == ["early", "late", "later"]
 
 
@@ -225,6 +231,7 @@ def test_equal_links_are_one(stopped: SequentialThreadingHandler) -> None:
     result.rawlink(calls.append)
     result.rawlink(calls.append)  # another object, and equal
     result.set()
+
     assert calls == [result]
 
 
@@ -235,6 +242,7 @@ def test_link_of_a_ready_result_is_one_of_its_own(
     result.set()
     result.rawlink(calls.append)
     result.rawlink(calls.append)
+
     assert calls == [result, result]
 
 
@@ -249,6 +257,7 @@ def test_link_made_by_a_link(either: SequentialThreadingHandler) -> None:
     result.set()
     settle(either)
     settle(either)
+
     assert calls == ["first", "second"]
 
 
@@ -261,6 +270,7 @@ def test_unlink(stopped: SequentialThreadingHandler) -> None:
     result.unlink(print)  # never linked
     result.set()
     result.unlink(kept.append)  # too late
+
     assert calls == []
     assert kept == [result]
 
@@ -271,6 +281,7 @@ def test_link_again_after_unlink(stopped: SequentialThreadingHandler) -> None:
     result.unlink(calls.append)
     result.rawlink(calls.append)
     result.set()
+
     assert calls == [result]
 
 
@@ -343,6 +354,7 @@ def test_link_runs_in_the_context_of_rawlink(
         contextvars.Context().run(link)
     result.set()
     settle(handler)
+
     assert seen == ["a", "b"]
     assert request.get() == "none"
 
@@ -409,6 +421,7 @@ def test_failing_chain_in_a_connection_thread_is_logged_elsewhere(
     assert calls == [threading.get_ident()]  # where the result was completed
     wait_until(lambda: caplog.records)
     (record,) = caplog.records
+
     assert "elsewhere.<locals>.fails" in record.message
     assert record.thread != threading.get_ident()
     assert record.exc_info is not None
@@ -427,6 +440,7 @@ def test_interrupt_in_a_chain_reaches_who_completes_and_the_others_run(
     result.rawlink(calls.append)
     with pytest.raises(KeyboardInterrupt):
         result.set("value")
+
     assert result.get_nowait() == "value"
     assert calls == [result]
 
@@ -447,6 +461,7 @@ def test_waiters_wake_before_links_run(stopped: SequentialThreadingHandler) -> N
         lambda _: seen.extend(woken.acquire(timeout=TIMEOUT / 4) for _ in "123")
     )
     together(complete, wait, wait, wait)
+
     assert seen == [True] * 3
 
 
@@ -498,6 +513,7 @@ def test_a_batch_ends_with_its_connection_thread(
         result.set("value")
 
     run_as_connection(handler, connection)
+
     assert waiter.result(TIMEOUT) == "value"
 
 
@@ -507,6 +523,7 @@ def test_another_thread_has_no_batch(handler: SequentialThreadingHandler) -> Non
     wait_until(lambda: waiting(result))
     start_batch()
     result.set("value")
+
     assert waiter.result(TIMEOUT) == "value"
     assert flush_batch() == 0
 
@@ -581,6 +598,7 @@ def test_results_can_be_used_in_the_middle_of_each_method(
         assert early == [result]
         assert len(late) == 2
         assert waiting(result) == []
+
     assert number > 10
 
 
@@ -646,6 +664,7 @@ def test_an_override_is_called_by_no_other_method(
             if method != name and (method, name) != ("get_nowait", "get"):
                 with suppress(TimeoutError, Boom, RuntimeError, StopIteration):
                     {**USES, **COMPLETES}[method](result)
+
     assert calls == []
 
 
@@ -670,6 +689,7 @@ def test_complete_result_lets_go_of_its_links(
         return not any(reference() for reference in references)
 
     wait_until(gone, what="the links, freed")
+
     assert result.ready()
 
 
@@ -721,6 +741,7 @@ def test_nothing_in_time(
         with pytest.raises(family):
             result.get(True, timeout)
         assert result.wait(timeout) is False
+
     assert waiting(result) == []  # those who gave up are forgotten
 
 
@@ -741,6 +762,7 @@ def test_waiting_for_a_value(
         lambda: result.wait(timeout=timeout),
         complete,
     )
+
     assert values[:4] == ["value", "value", True, True]
 
 
@@ -801,6 +823,7 @@ def test_wait_is_interrupted_by_a_signal(
         getattr(result, method)(timeout=TIMEOUT)
     assert waiting(result) == []
     result.set("value")
+
     assert result.get() == "value"
 
 
@@ -838,6 +861,7 @@ def test_get_does_not_grow_a_traceback(stopped: SequentialThreadingHandler) -> N
     result.set_exception(origin)
     before = length(origin)
     lengths = {length(raised_by(result)) for _ in range(10)}
+
     assert len(lengths) == 1
     assert length(result.exception) == before
     # where it came from can still be told
@@ -853,6 +877,7 @@ def test_one_exception_of_many_results(stopped: SequentialThreadingHandler) -> N
     for result in results:
         result.set_exception(lost)
     errors = [raised_by(result) for result in results]
+
     assert len({id(error) for error in errors}) == len(results)
     assert len({length(error) for error in errors}) == 1
     assert lost.__traceback__ is None
@@ -869,6 +894,7 @@ def test_threads_share_no_traceback(stopped: SequentialThreadingHandler) -> None
     with frequent_switches():
         found = together(get_often, get_often, get_often)
     errors = list(itertools.chain(*found))
+
     assert len({id(error) for error in errors}) == 300
     assert {length(error) for error in errors} == {single}
 
@@ -952,6 +978,7 @@ def test_copy_runs_no_constructor(stopped: SequentialThreadingHandler) -> None:
     result = AsyncResult[Any](stopped)
     result.set_exception(Counting())
     made = Counting.made
+
     assert type(raised_by(result)) is Counting
     assert Counting.made == made
 
@@ -985,6 +1012,7 @@ def test_exception_that_cannot_be_copied_does_not_grow(
     errors = [raised_by(result), raised_by(result)]
     assert errors[0] is errors[1] is result.exception
     first = length(raised_by(result))
+
     assert [length(raised_by(result)) for _ in range(5)] == [first] * 5
 
 
@@ -1000,6 +1028,7 @@ def test_repr(stopped: SequentialThreadingHandler) -> None:
     result.set("x")
     assert repr(result) == "<AsyncResult value='x'>"
     failed.set_exception(ValueError("x"))
+
     assert repr(failed) == "<Named exception=ValueError('x')>"
 
 

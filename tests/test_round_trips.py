@@ -41,6 +41,7 @@ def test_a_sample() -> None:
     sampler.received(9, 10.25)
     sampler.processed(10.5)
     trips = total_round_trips([counters])
+
     assert (trips.server.count, trips.server.sum_seconds) == (1, 0.25)
     assert (trips.client.count, trips.client.longest_seconds) == (1, 0.25)
 
@@ -52,6 +53,7 @@ def test_one_sample_at_a_time() -> None:
     sampler.received(1, 12.0)  # the second one is not sampled
     send(sampler, 2, 3, now=12.5)  # nor this one: the result is not set yet
     sampler.processed(13.0)
+
     assert total_round_trips([counters]).server.sum_seconds == 2.0
     assert (sampler.xid, sampler.received_at) == (0, 0.0)
 
@@ -66,6 +68,7 @@ def test_a_reply_that_is_no_sample() -> None:
     sampler.received(8, 20.0)
     sampler.processed(20.0)
     trips = total_round_trips([counters])
+
     assert (trips.server.count, trips.client.count) == (1, 1)
 
 
@@ -74,6 +77,7 @@ def test_xids_begin_anew() -> None:
     sampler, counters = make_sampler()
     send(sampler, 2147483647, now=10.0)
     sampler.received(1, 11.0)
+
     assert total_round_trips([counters]).server.count == 1
 
 
@@ -88,6 +92,7 @@ def test_when_a_request_was_sent() -> None:
     assert sampler.sent_since(1) == 0.0
     for xid, now in ((1, 10.0), (5, 10.0 + MARK_INTERVAL / 2), (9, 10.1)):
         send(sampler, 1, xid, now=now)
+
     assert sampler.sent_since(1) == 10.0
     assert 10.0 <= sampler.sent_since(5) <= 10.1
     assert sampler.sent_since(9) == 10.1
@@ -133,6 +138,7 @@ def test_a_slow_network_is_the_servers_part(
         client.stop()
     server, ours = after.server, after.client
     count = server.count - before.server.count
+
     assert count >= 2  # the first one may come too soon after another sample
     assert server.sum_seconds - before.server.sum_seconds >= count * 0.2
     assert server.longest_seconds >= 0.2
@@ -151,6 +157,7 @@ def test_what_kazoo_does_with_replies_is_our_part(client: Any) -> None:
     time.sleep(SAMPLE_INTERVAL)
     client.exists("/")
     wait_until(lambda: longest(client, "client") >= 0.2)
+
     assert longest(client, "server") < longest(client, "client")
 
 
@@ -179,5 +186,6 @@ def test_of_each_connection_and_in_total(client: Any, make_client: MakeClient) -
         assert sum(counts) == getattr(stats.round_trips, part).count
     other.stop()
     total = client.handler.stats().round_trips.server.count
+
     assert total >= stats.round_trips.server.count
     assert len(client.handler.stats().connections) == 1

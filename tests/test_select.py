@@ -100,6 +100,7 @@ def test_same_answer_as_select(
     situation(sock, other)
     lists = [[sock] if wanted & 1 << number else [] for number in range(3)]
     expected = system.select(lists[0], lists[1], lists[2], 0)
+
     assert select(*lists, 0) == expected
 
 
@@ -109,6 +110,7 @@ def test_both_directions_of_one_descriptor(select: Select, pair: Pair) -> None:
     assert select([sock], [sock], [], 0) == ([sock], [sock], [])
     assert select([sock], [sock], [sock], 1) == ([sock], [sock], [])
     fill(sock)
+
     assert select([sock], [sock], [], 0) == ([sock], [], [])
 
 
@@ -116,6 +118,7 @@ def test_numbers_and_objects(select: Select, pair: Pair) -> None:
     sock, other = pair
     number = sock.fileno()
     other.send(b"x")
+
     assert select([number], [sock], [], 0) == ([number], [sock], [])
     assert select([sock, number, sock], [], []) == ([sock, number, sock], [], [])
     assert select((sock, other), (), ()) == ([sock], [], [])
@@ -168,6 +171,7 @@ def test_hung_up_is_not_urgent(select: Select, pair: Pair) -> None:
     sock, other = pair
     other.close()
     began = time.monotonic()
+
     assert select([], [], [sock], 0.05) == ([], [], [])
     assert time.monotonic() - began >= 0.045
 
@@ -255,6 +259,7 @@ def test_what_is_pending_is_readable(select: Select, pair: Pair) -> None:
     full, empty = Buffered(pair[0], 7), Buffered(pair[1], 0)
     assert select([empty, full], [], [], None) == ([full], [], [])
     pair[0].send(b"x")
+
     assert select([empty, full], [pair[0]], []) == ([empty, full], [pair[0]], [])
 
 
@@ -392,6 +397,7 @@ def test_best_poller_is_made(monkeypatch: pytest.MonkeyPatch, pair: Pair) -> Non
         made.append(type(poller))
         poller.close()
     lacking = 3 - len(POLLERS)  # before any was hidden
+
     assert made == [POLLERS[0]] * lacking + POLLERS
 
 

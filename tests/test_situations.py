@@ -114,6 +114,7 @@ def test_log_handler_that_writes_to_zookeeper(
             assert nodes.failures == []
         if not stock:  # which does not warn of the callback
             wait_until(lambda: set(nodes.names) > {"application"}, TIMEOUT)
+
     assert nodes.names.count("application") == 500
     assert len(client.get_children("/log")) == len(nodes.names) + 1
 
@@ -160,6 +161,7 @@ def test_log_handler_that_is_broken(
         assert soon(client.exists, "/") is not None
         for _ in range(4):  # for longer than the session lasts without
             assert pings.acquire(timeout=SESSION), "no heartbeat"
+
     assert soon(client.exists, "/") is not None
     assert client.client_id == session
     assert states == []
@@ -248,6 +250,7 @@ def test_callback_whose_attributes_raise(
     assert slow.passed.wait(TIMEOUT)
     assert states == []
     soon(client.stop)
+
     assert not client.handler.running
 
 
@@ -289,6 +292,7 @@ def test_callback_whose_attributes_raise_is_given_up(
         client.get_children("/")  # so that they are queued
         soon(client.stop)
     soon(client.start)
+
     assert client.exists("/") is not None
 
 
@@ -372,6 +376,7 @@ def test_event_loop_that_cannot_be_reached(
                 assert soon(client.exists, "/") is not None
         finally:
             gone.broken = None
+
     assert states == []
 
 
@@ -660,6 +665,7 @@ def test_watches_outlive_the_stop_of_another_client(
     wait_until(lambda: seen[-1] == b"1")
     client.set("/node", b"2")
     wait_until(lambda: seen[-1] == b"2")
+
     assert seen == [b"0", b"1", b"2"]
 
 
@@ -721,6 +727,7 @@ def test_listener_waits_for_another_thread(
     assert waiting.wait(TIMEOUT)
     event.set()
     result.set(True)
+
     assert listening.result(TIMEOUT) is True
     assert client.exists("/") is not None
 
@@ -759,6 +766,7 @@ def test_callbacks_on_a_stopped_handler(
     late = handler.async_result()
     late.set()
     late.rawlink(lambda _: threads.append(threading.get_ident()))
+
     assert threads == [me, me]
 
 

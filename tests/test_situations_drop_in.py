@@ -152,6 +152,7 @@ def test_methods_of_a_result_do_not_call_each_other(
     result = handler.async_result()
     result.set(1)
     counts.clear()
+
     assert result.get() == 1
     assert counts == {"get": 1}
 
@@ -184,6 +185,7 @@ def test_results_of_kazoos_class(
 def test_results_take_attributes_and_weak_references(handler: Any) -> None:
     result = handler.async_result()
     result.tag = "mine"
+
     assert weakref.ref(result)() is result
     assert vars(result)["tag"] == "mine"
 
@@ -272,6 +274,7 @@ def test_names_of_a_subclass(
 
     handler = Handler()
     soon(use, make_client(handler=handler))
+
     assert used == []
     assert repr(handler)
     assert [name for name in junk if getattr(handler, name) is not junk[name]] == []
@@ -376,6 +379,7 @@ def test_handler_is_not_copied(handler: Any, function: Callable[[Any], Any]) -> 
     gc.collect()  # the copy, if there is one
     ran = threading.Event()
     handler.completion_queue.put(ran.set)
+
     assert ran.wait(TIMEOUT)
 
 
@@ -411,6 +415,7 @@ def test_spawn_returns_a_thread(handler: Any) -> None:
     finally:
         leave.set()
     thread.join(TIMEOUT)
+
     assert not thread.is_alive()
     assert "mine" in repr(thread)
 
@@ -464,6 +469,7 @@ def test_connection_is_a_socket(connection: tuple[Any, socket.socket]) -> None:
     with pytest.raises(BlockingIOError):
         sock.recv(1)
     sock.close()
+
     assert sock.fileno() == -1
     assert peer.recv(8) == b""
 
@@ -537,6 +543,7 @@ def test_spawned_functions_start_clean(handler: Any) -> None:
         handler.spawn(look_and_leave).join(TIMEOUT)
     for loop in loops:
         loop.close()
+
     assert found == [{}, "empty", "no loop"] * 3
 
 
@@ -556,6 +563,7 @@ def test_exceptions_of_spawned_functions_reach_the_hook(
     monkeypatch.setattr(threading, "excepthook", hook)
     thread = handler.spawn(fails)
     thread.join(TIMEOUT)
+
     assert caught == [(error, "spawned", thread.ident)]
 
 
@@ -626,6 +634,7 @@ def test_certfile_without_keyfile_is_ignored(
         certfile=tls_server.tls.client_cert,
     )
     client.start(TIMEOUT)
+
     assert client.exists("/") is not None
 
 
@@ -708,6 +717,7 @@ def test_callback_whose_comparison_raises(handler: Any) -> None:
 
     result, ran = handler.async_result(), threading.Event()
     result.rawlink(Incomparable())
+
     assert asyncio.run(main()) == ["value"] * 3
     assert ran.wait(TIMEOUT)
 
@@ -776,4 +786,5 @@ def test_locks_are_those_of_threading(handler: Any, name: str) -> None:
     threadings: Any = threading.Lock if name == "lock_object" else threading.RLock
     has_locked = hasattr(threadings(), "locked")  # reentrant ones: since Python 3.14
     expected = use_lock(threadings(), has_locked)
+
     assert use_lock(getattr(handler, name)(), has_locked) == expected

@@ -125,6 +125,7 @@ def test_requests_are_sent_at_exit(
 ) -> None:
     ran = run("leaves", "requests", ending)
     client.sync("/node")
+
     assert len(client.get_children("/node")) == 200
     assert ran == ["ran"]
 

@@ -80,6 +80,7 @@ def test_named_once_while_it_waits(
     assert record.levelname == "WARNING"
     assert_documented(record.message)
     fields = vars(record)
+
     assert fields["operation"] == "GetData"
     assert fields["path"] == "/app/config"
     assert fields["server"] == own_server.hosts
@@ -164,6 +165,7 @@ def test_limit(
             lambda: handler.stats().connections[0].oldest_unanswered_seconds > SLOW
         )
     result.get(timeout=TIMEOUT)
+
     assert warnings(caplog) == []
 
 
@@ -185,5 +187,6 @@ def test_neither_data_nor_credentials(
     for result in results:
         result.get(timeout=TIMEOUT)
     (record,) = warnings(caplog)
+
     assert record.message.startswith("Slow request: Auth has been waiting for ")
     assert "s3cret" not in str(vars(record))

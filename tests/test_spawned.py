@@ -84,6 +84,7 @@ def test_function_runs_in_a_named_daemon(threads: SpawnedThreads) -> None:
     spawned = threads.spawn(task)
     spawned.join(TIMEOUT)
     expected = f"{PREFIX}-spawn:{__name__}.{task.__qualname__}"
+
     assert names == [expected] == [spawned.name]
     assert isinstance(spawned, threading.Thread)
     assert spawned.daemon
@@ -104,6 +105,7 @@ def test_name_is_looked_at_in_the_thread(threads: SpawnedThreads) -> None:
     lookers = list[threading.Thread]()
     spawned = threads.spawn(Task())
     spawned.join(TIMEOUT)
+
     assert len(lookers) > 1
     assert set(lookers) == {spawned}
     assert spawned.name.endswith(f".{Task.__qualname__}")
@@ -119,6 +121,7 @@ def test_running_function(threads: SpawnedThreads) -> None:
         assert spawned in threading.enumerate()
         assert len(threads) == 1
     spawned.join()
+
     assert not spawned.is_alive()
     assert len(threads) == 0
 
@@ -138,6 +141,7 @@ def test_each_function_gets_a_fresh_thread(threads: SpawnedThreads) -> None:
 
     for _ in range(10):
         threads.spawn(task).join(TIMEOUT)
+
     assert seen == [(None, 0)] * 10
     assert len(set(idents)) == 10
 
@@ -149,6 +153,7 @@ def test_function_cannot_join_itself(
     spawned = threads.spawn(lambda: own.get(timeout=TIMEOUT).join())
     own.put(spawned)
     spawned.join(TIMEOUT)
+
     assert hooked == [(RuntimeError, spawned)]
 
 
@@ -170,6 +175,7 @@ def test_exceptions_go_to_the_excepthook(
     assert len(threads) == 0
     seen = list[str]()
     threads.spawn(partial(seen.append, "next")).join(TIMEOUT)
+
     assert seen == ["next"]
     assert caplog.records == []
 
@@ -195,6 +201,7 @@ def test_thread_keeps_no_reference(threads: SpawnedThreads) -> None:
     thread = weakref.ref(spawned)
     del spawned
     gc.collect()
+
     assert thread() is None
 
 
@@ -211,6 +218,7 @@ def test_no_function_waits_for_another_one() -> None:
         gate.open()
     for one in spawned:
         one.join(TIMEOUT)
+
     assert len(threads) == 0
 
 
@@ -233,6 +241,7 @@ def test_limit() -> None:
     uncounted.open()
     for one in (*running, connection):
         one.join(TIMEOUT)
+
     assert connection.name == f"{PREFIX}-connection"
     assert len(threads) == 0
 
@@ -249,6 +258,7 @@ def test_thread_that_waits_for_its_turn() -> None:
         assert waiting.is_alive()
         assert seen == []
     waiting.join(TIMEOUT)
+
     assert not waiting.is_alive()
     assert seen == ["ran"]
 
@@ -313,6 +323,7 @@ def test_interrupted_spawn_does_not_wait() -> None:
         wait_until(partial(has_run, threads, seen, 1 + came))
         if not came:
             break
+
     assert joined == [True] * (number - 1)
     assert joined
 
@@ -333,6 +344,7 @@ def test_thread_that_cannot_be_started(
     broken_start.undo()
     seen = list[int]()
     threads.spawn(partial(seen.append, 1)).join(TIMEOUT)
+
     assert seen == [1]
 
 
@@ -354,6 +366,7 @@ def test_thread_that_cannot_be_started_when_it_is_its_turn(
         last = threads.spawn(partial(seen.append, "last"))
     for one in (waiting, last):
         one.join(TIMEOUT)
+
     assert seen == ["waited", "last"]
 
 
@@ -412,6 +425,7 @@ def test_interrupted_start_of_another_ones_thread(
                 threads.spawn(partial(seen.append, "interrupted"))
     waiting.join(TIMEOUT)
     threads.spawn(partial(seen.append, "last")).join(TIMEOUT)
+
     assert seen.count("waited") == 1
     assert seen[-1] == "last"
 
@@ -438,5 +452,6 @@ def test_spawn_while_the_interpreter_ends() -> None:
     done = run_python(AT_SHUTDOWN)
     assert (done.stderr, done.returncode) == ("", 0)
     first, last = done.stdout.splitlines()
+
     assert first == "spawned" or sys.version_info >= (3, 12)
     assert last == "done"

@@ -68,6 +68,7 @@ def test_traffic(client: Any) -> None:
     for result in results:
         result.get(timeout=10)
     after = client.handler.stats()
+
     assert after.running and after.connections_made == 1
     assert after.connections_failed == 0
     assert 550 <= after.requests - before.requests <= 560  # and heartbeats
@@ -93,6 +94,7 @@ def test_connections(client: Any) -> None:
     assert connection.requests_unanswered == 0
     assert connection.oldest_unanswered_seconds == 0.0
     client.stop()
+
     assert client.handler.stats().connections == ()
     assert client.handler.stats().disconnects_by_cause == {}
 
@@ -100,6 +102,7 @@ def test_connections(client: Any) -> None:
 def test_stats_can_be_sent_elsewhere(client: Any) -> None:
     client.exists("/")
     stats = client.handler.stats()
+
     assert pickle.loads(pickle.dumps(stats)) == stats
     assert dataclasses.replace(stats, running=False) != stats
 
@@ -114,6 +117,7 @@ def test_failed_connections(make_client: MakeClient) -> None:
     client.start_async()
     wait_until(lambda: handler.stats().connections_failed >= 2)
     client.stop()
+
     assert handler.stats().connections_made == 0
 
 
@@ -130,6 +134,7 @@ def test_several_clients(client: Any, make_client: MakeClient) -> None:
     after = handler.stats()
     assert 20 <= after.requests - before.requests <= 30  # and heartbeats
     other.stop()
+
     assert repr(handler).endswith(" connections=1>")
     assert handler.stats().requests >= after.requests
 
@@ -143,6 +148,7 @@ def test_spawned_threads() -> None:
         assert handler.stats().spawned_threads == 1
     for one in spawned:
         one.join(TIMEOUT)
+
     assert handler.stats().spawned_threads == 0
 
 
@@ -152,6 +158,7 @@ def test_totals_outlive_connections(client: Any) -> None:
     stats = client.handler.stats()
     assert stats.requests >= 2 and stats.replies >= 2
     client.start()
+
     assert client.handler.stats().requests > stats.requests
     assert client.handler.stats().connections_made == 2
 
@@ -169,4 +176,5 @@ def test_repr() -> None:
     result = handler.async_result()
     assert repr(result) == "<AsyncResult pending>"
     result.set(b"x")
+
     assert repr(result) == "<AsyncResult value=b'x'>"

@@ -73,6 +73,7 @@ def test_subclass_of_kazoos_connection(
     assert not methods_are_known(client._connection)
     client.start()
     use(client)
+
     assert overridden
     assert len(calls) > 100
 
@@ -91,6 +92,7 @@ def test_method_that_is_not_known(
         assert not methods_are_known(client._connection)
         client.start()
         use(client)
+
     assert len(calls) > 100
 
 
@@ -126,6 +128,7 @@ def test_select_of_a_subclass_is_called(
     client = make_client(handler=Handler())
     client.start()
     use(client)
+
     assert Handler.asked > 100
     assert len(calls) > 100
 
@@ -193,6 +196,7 @@ def test_requests_act_as_heartbeats(
     client.start()
     with asking(client):
         time.sleep(4.0)  # more than a server waits
+
     assert pings == []
     assert client.handler.stats().connections_made == 1
 

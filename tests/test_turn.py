@@ -138,6 +138,7 @@ def test_call_that_waits_wakes_nobody(client: Any) -> None:
         return woken
 
     sent = sent_by_callers(client)
+
     # It may be the moment of a heartbeat.
     assert min(call() for _ in range(10)) == 0
     assert sent_by_callers(client) > sent
@@ -166,6 +167,7 @@ def test_every_kind_of_request(client: Any) -> None:
     transaction = client.transaction()
     transaction.check("/node", 1)
     transaction.delete("/node/a")
+
     assert direct(transaction.commit) == [True, True]
     assert client.last_zxid == client.exists("/node").pzxid
     assert direct(client.delete, "/node/e")
@@ -182,6 +184,7 @@ def test_chroot(make_client: MakeClient, client: Any, own_server: ZooKeeper) -> 
     wait_until_asleep(inner)
     assert transaction.commit() == ["/b"]
     wait_until_asleep(inner)
+
     assert inner.delete("/a") and inner.delete("/b")
     # A heartbeat may be due at any of them.
     assert sent_by_callers(inner) >= 2
@@ -220,6 +223,7 @@ def test_kazoo_logs_its_debug_messages(
         for record in caplog.records
         if record.getMessage().startswith(("Sending request", "Received response"))
     }
+
     assert len(threads) == 1
     assert "connection" in str(threads.pop())
 
@@ -257,6 +261,7 @@ def test_result_that_is_set_by_another_thread(
     with leading(client, own_server, call) as (future, _):
         results[-1].set("mine")
         assert future.result(1.0) == "mine"
+
     assert client.get("/node")[0] == b"data"
 
 
@@ -294,6 +299,7 @@ def test_silent_server_costs_no_cpu_and_is_noticed(
             future.result(3 * TIMEOUT)
         assert time.process_time() - cpu < 0.25 * (time.monotonic() - begun)
     wait_until(lambda: client.connected)
+
     assert client.get("/node")[0] == b"data"
 
 
@@ -307,6 +313,7 @@ def test_heartbeats_go_on_while_a_caller_waits(
     deadline = time.monotonic() + 1.5 * SHORT  # more than the session's time-out
     while time.monotonic() < deadline:
         assert client.get("/node")[0] == b"data"
+
     assert client.client_id == session
     assert client.handler.stats().connections_made == 1
 
@@ -360,6 +367,7 @@ def test_threads_that_wait_are_served_in_turn(client: Any, threads: int) -> None
             counts[index] += 1
 
     together(*(partial(work, index) for index in range(threads)))
+
     assert min(counts) > 0.1 * max(counts)
 
 
@@ -426,6 +434,7 @@ def test_write_that_is_interrupted_anywhere_is_sent_once(client: Any) -> None:
         Where.SIGNALS,
     )
     written = client.exists("/node").version - before
+
     assert 0 < written <= calls
 
 
@@ -489,6 +498,7 @@ def test_signal_handler_that_blocks_holds_up_nobody(
         with suspended(own_server) as resume:
             on_alarm(block)
             assert client.get("/node")[0] == b"data"
+
     assert called == [b"data"]
     assert client.client_id == session
     assert client.handler.stats().connections_made == 1
@@ -511,6 +521,7 @@ def test_signal_handler_that_raises(
             on_alarm(alarm)
             result.get()
         assert not result.ready()
+
     assert in_background(result.get).result(TIMEOUT)[0] == b"data"
 
 
@@ -535,5 +546,6 @@ def test_fork_in_a_signal_handler(
         finally:
             if pids == [0]:
                 os._exit(status)
+
     assert data == b"data"
     assert os.waitstatus_to_exitcode(os.waitpid(pids[0], 0)[1]) == 0

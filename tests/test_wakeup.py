@@ -137,6 +137,7 @@ def test_queue_says_what_waits(channel: Channel) -> None:
     while channel.client._queue:
         assert channel.is_ready(0)
         channel.answer()
+
     assert not channel.is_ready(0)
     assert channel.reader.recv(1) == b"\0"  # kazoo does so with an empty queue, too
 
@@ -148,6 +149,7 @@ def test_queue_is_looked_up_each_time(channel: Channel) -> None:
     channel.client._reset()
     assert not channel.is_ready(0)
     channel.request()
+
     assert channel.is_ready(0)
 
 
@@ -162,6 +164,7 @@ def test_never_fills(channel: Channel) -> None:
     assert len(channel.client._queue) == 100_000
     channel.reader.end_sleep()
     channel.reader.drain()
+
     assert channel.is_ready(0)
 
 
@@ -179,6 +182,7 @@ def test_no_byte_is_sent_unless_it_sleeps(channel: Channel) -> None:
     channel.reader.drain()
     assert not channel.was_rung()
     channel.request()
+
     assert not channel.was_rung()
 
 
@@ -218,6 +222,7 @@ def test_no_request_is_left_behind(
 
         with frequent_switches():
             together(receive, *[request] * threads)
+
     assert not channel.client._queue
 
 
@@ -263,6 +268,7 @@ def test_signal_handlers_that_make_requests(channel: Channel) -> None:
         signal.signal(signal.SIGALRM, before)
         channel.request("last")
     receiver.join(TIMEOUT)
+
     assert total == len(from_signals) + from_main
 
 
@@ -331,6 +337,7 @@ def test_attached_anew_in_a_forked_child(channel: Channel) -> None:
     assert in_child(work) == (True, True)
     assert not channel.was_rung()
     channel.request()
+
     assert channel.was_rung()
 
 

@@ -92,6 +92,7 @@ def test_callbacks_run_in_order_in_one_daemon_thread(workers: Workers) -> None:
     for number in range(100):
         worker.put(partial(callback, number))
     settle(worker)
+
     assert worker.thread is not None
     assert seen == [(number, worker.thread) for number in range(100)]
     assert worker.thread.daemon
@@ -124,6 +125,7 @@ def test_is_current(workers: Workers) -> None:
     worker, other, seen = workers.started(), workers.started(), list[bool]()
     worker.put(lambda: seen.extend([worker.is_current(), other.is_current()]))
     settle(worker)
+
     assert seen == [True, False]
     assert not worker.is_current()
 
@@ -134,6 +136,7 @@ def test_is_current(workers: Workers) -> None:
 def test_put_before_start_is_turned_away(workers: Workers) -> None:
     worker = workers.make()
     worker.put(print)
+
     assert workers.turned_away == [print]
     assert worker.empty()
 
@@ -145,6 +148,7 @@ def test_put_before_start_is_kept_if_asked_for(workers: Workers) -> None:
     assert worker.qsize() == 1
     worker.start()
     settle(worker)
+
     assert seen == ["early"]
     assert workers.turned_away == []
 
@@ -166,6 +170,7 @@ def test_close_runs_what_is_queued_then_turns_away(workers: Workers) -> None:
     workers.wait_ended(worker)
     assert seen == ["queued", "put while it closes", "put by a callback"]
     worker.put(print)
+
     assert workers.turned_away == [print]
 
 
@@ -179,6 +184,7 @@ def test_close_and_refuse_runs_what_is_queued_only(workers: Workers) -> None:
     assert workers.turned_away == [print]
     inside.open()
     workers.wait_ended(worker)
+
     assert seen == ["queued"]
 
 
@@ -186,6 +192,7 @@ def test_what_is_turned_away_runs_in_the_thread_that_puts(workers: Workers) -> N
     seen = list[int]()
     worker = workers.make(when_closed=run_isolated)
     worker.put(lambda: seen.append(threading.get_ident()))
+
     assert seen == [threading.get_ident()]
 
 
@@ -197,6 +204,7 @@ def test_when_closed_runs_under_no_lock(workers: Workers) -> None:
     calls = list[str]()
     worker = workers.make(when_closed=lambda item: item())
     worker.put(use)
+
     assert calls == ["inner", "outer"]
 
 
@@ -210,6 +218,7 @@ def test_callback_runs_under_no_lock(workers: Workers) -> None:
 
     worker.put(use)
     workers.wait_ended(worker)
+
     assert calls == ["used", "put"]
 
 
@@ -294,6 +303,7 @@ def test_put_that_comes_after_the_thread_has_looked(workers: Workers) -> None:
         workers.wait_ended(worker)
         assert workers.turned_away == []
     putting.result(TIMEOUT)
+
     assert workers.turned_away == [print]
     assert worker.empty()
 
@@ -307,6 +317,7 @@ def test_put_while_the_thread_closes_the_queue(workers: Workers) -> None:
     worker.close()
     worker.start()
     workers.wait_ended(worker)
+
     assert seen == ["late"]
     assert workers.turned_away == []
 
@@ -337,6 +348,7 @@ def test_put_that_comes_late_takes_no_others_callback(workers: Workers) -> None:
         assert seen == []
         assert [item for item in workers.turned_away if item is not print] == []
     workers.wait_ended(worker)
+
     assert seen == ["second"]
 
 
@@ -366,6 +378,7 @@ def test_nothing_a_callback_raises_ends_the_thread(
     assert record.exc_info is not None
     assert isinstance(record.exc_info[1], type(make_exception(name)))
     wait_until(lambda: worker.stats().runs == 3)
+
     assert worker.stats().failures == 1
 
 
@@ -381,6 +394,7 @@ def test_callback_that_cannot_be_named_ends_nothing(workers: Workers) -> None:
     worker.put(Nameless())
     worker.put(lambda: seen.append("next"))
     settle(worker)
+
     assert seen == ["next"]
 
 
@@ -401,6 +415,7 @@ def test_log_handler_that_fails_ends_nothing(workers: Workers) -> None:
         settle(worker)
     finally:
         logger.removeHandler(broken)
+
     assert seen == ["next"]
 
 
@@ -431,6 +446,7 @@ def test_idle_worker_keeps_no_reference(workers: Workers, fails: bool) -> None:
         wait_until(gone, what="the argument of the last callback, freed")
     finally:
         logging.disable(logging.NOTSET)
+
     assert worker.running is None
 
 
@@ -453,6 +469,7 @@ def test_worker_waits_for_its_predecessors(workers: Workers) -> None:
         gate.open()
         workers.wait_ended(worker)
     settle(third)
+
     assert seen == [first.name, second.name, third.name]
 
 
@@ -506,6 +523,7 @@ def test_abandoned_worker_hands_over_what_is_left(workers: Workers) -> None:
         worker.put(print)
         assert workers.turned_away == [print]
     workers.wait_ended(worker)
+
     assert inside.passed.is_set()
     assert workers.turned_away == [print, *left]
     assert seen == []
@@ -524,6 +542,7 @@ def test_callback_of_an_abandoned_worker_puts(workers: Workers) -> None:
         worker.close()
         worker.abandon()
     workers.wait_ended(worker)
+
     assert workers.turned_away == [print]
 
 
@@ -537,6 +556,7 @@ def test_abandoned_worker_counts_nothing_more(workers: Workers) -> None:
         counters = worker._counters
         worker.abandon()
     workers.wait_ended(worker)
+
     assert counters.run == 0
     assert worker.stats().runs == 1
 
@@ -567,6 +587,7 @@ def test_interrupted_method(workers: Workers, method: str) -> None:
         assert waited == [True] * len(waited)
         if not came:
             break
+
     assert len(waited) == number - 1 > 1
 
 
@@ -619,6 +640,7 @@ def test_thread_that_cannot_be_started(
     assert len(workers.turned_away) == (not accepting)
     worker.start()
     settle(worker)
+
     assert seen == (["early"] if accepting else [])
 
 
@@ -646,6 +668,7 @@ def test_interrupted_start(workers: Workers, monkeypatch: pytest.MonkeyPatch) ->
         assert workers.turned_away == [print]
         assert seen == []
     settle(follower)
+
     assert seen == ["next"]
     assert worker.ended
 
@@ -673,6 +696,7 @@ def test_thread_that_comes_alive_too_late(
     assert seen == []
     worker.start()
     settle(worker)
+
     assert seen == ["kept"]
 
 
@@ -691,6 +715,7 @@ def test_put_takes_the_arguments_of_a_queue(workers: Workers) -> None:
     done = [threading.Event(), threading.Event()]
     worker.put(done[0].set, False)
     worker.put(done[1].set, block=True, timeout=0.1)
+
     assert all(event.wait(TIMEOUT) for event in done)
 
 
@@ -714,6 +739,7 @@ def test_counts(workers: Workers) -> None:
     assert 0 < stats.longest_wait_seconds <= stats.wait_seconds_total
     worker.close()
     workers.wait_ended(worker)
+
     assert repr(worker) == f"<Worker {worker.name} queued=0 ended=True>"
 
 
@@ -757,6 +783,7 @@ def test_queue_of_the_users(workers: Workers) -> None:
     assert seen == ["before the start", "past the worker", "put"]
     worker.close()
     workers.wait_ended(worker)
+
     assert (theirs.empty(), worker.stats().runs) == (True, 4)
 
 

@@ -72,6 +72,7 @@ def test_everything_is_measured(hosts: str, tmp_path: Path, client: Any) -> None
         assert re.search(f"^{re.escape(row['title'])}  .*[0-9]", done.stdout, re.M)
     for name in ("Python", "kazoo", "ZooKeeper", "cores"):
         assert f"{name} {found['versions'][name]}" in done.stdout
+
     assert "  0%  size of a result" in done.stderr
     assert asdict(report.load(str(path))) == found
     assert client.get_children("/") == [], "the benchmark has left a node behind"
@@ -109,6 +110,7 @@ def test_chart(hosts: str, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     path = tmp_path / "chart.svg"
     done = run(hosts, *TINY, "--rows", "pipelined", "sync", "--svg", str(path))
+
     assert done.returncode == 0, done.stderr
     assert ElementTree.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"
     assert "pipelined reads" in path.read_text()
@@ -121,6 +123,7 @@ def test_tables_are_replaced(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert readme.extract(path) == readme.render(report.load(str(RESULTS)))
     text = path.read_text()
+
     assert text.startswith("head\n")
     assert text.endswith("\ntail\n")
     assert "old\n" not in text
@@ -163,6 +166,7 @@ def test_rounds_are_interleaved() -> None:
     }
     steps: list[str] = []
     samples = measure.run_rounds(tasks, 3, steps.append)
+
     assert taken == [*"bac", *"abc", *"ba", *"ab"]
     assert len(steps) == measure.count_samples(tasks, 3) == len(taken)
     assert {name: len(found) for name, found in samples["one"].items()} == {
@@ -206,6 +210,7 @@ def test_row_that_is_to_be_as_the_raw_socket() -> None:
     row = sample_row(share=0.9, **options)
     assert row.is_fast
     row.rate = {"kazoo": exactly(2), rows.RAW_SOCKET: exactly(8)}
+
     assert row.rate_target == pytest.approx(3.6)
 
 
@@ -221,6 +226,7 @@ def test_row_whose_p50_counts() -> None:
     assert row.rate_ratio.median == pytest.approx(4)
     assert row.p50 == {"kazoo": exactly(40), "ours": exactly(10)}
     calls = iter([0.0, 0.05, 0.0])
+
     assert 0 <= measure.take_each(lambda: time.sleep(next(calls)), 3).p50 < 0.05
 
 
@@ -235,6 +241,7 @@ def test_progress_is_plain_without_a_terminal() -> None:
     progress.step("first")
     progress.step("second")
     progress.close()
+
     assert stream.getvalue() == "  0%  first\n", "a line now and then"
 
 
@@ -246,4 +253,5 @@ def test_progress_is_a_bar_in_a_terminal() -> None:
     assert stream.getvalue().endswith("left  second")
     assert "[############............]  50% " in stream.getvalue()
     progress.close()
+
     assert stream.getvalue().endswith("\r\x1b[K")

@@ -76,6 +76,7 @@ def test_split_at_every_offset(proxy: Proxy, connect: Connect, way: str) -> None
         setattr(proxy, way, Split(offset))
         results = [client.get_async(path) for _ in range(3)]
         assert [result.get(timeout=BOUND)[0] for result in results] == [VALUE] * 3
+
     assert not states
 
 
@@ -121,6 +122,7 @@ def test_large_replies(proxy: Proxy, connect: Connect) -> None:
         client.set(path, value)
         results = [client.get_async(path) for _ in range(4)]
         assert all(result.get(timeout=BOUND)[0] == value for result in results), size
+
     assert not states
 
 
@@ -138,6 +140,7 @@ def test_large_both_ways(proxy: Proxy, connect: Connect) -> None:
         writes.append(client.set_async(target, value))
         reads.append(client.get_async(source))
     versions = [write.get(timeout=BOUND).version for write in writes]
+
     assert versions == list(range(1, 13))
     assert all(read.get(timeout=BOUND)[0] == value for read in reads)
     assert not states
@@ -164,6 +167,7 @@ def test_reads_while_it_cannot_write(own_tls_proxy: Proxy, connect: Connect) -> 
     assert not writes[-1].ready()
     proxy.up = Fault()
     versions = [write.get(timeout=BOUND).version for write in writes]
+
     assert versions == list(range(1, 13))
     assert not states
 
@@ -179,6 +183,7 @@ def test_peer_that_reads_slowly(proxy: Proxy, connect: Connect) -> None:
     writes = [client.set_async(target, bytes(LARGE)) for _ in range(8)]
     reads = [client.exists_async(target) for _ in range(8)]
     versions = [write.get(timeout=BOUND).version for write in writes]
+
     assert versions == list(range(1, 9))
     assert [read.get(timeout=BOUND).version for read in reads] == [8] * 8
     assert not states
@@ -199,6 +204,7 @@ def test_records(own_tls_proxy: Proxy, connect: Connect, size: int) -> None:
             values = [result.get(timeout=BOUND)[0] for result in results]
             assert values == [VALUE] * 100
         own_tls_proxy.down = Slices(size)
+
     assert not states
 
 
@@ -222,6 +228,7 @@ def test_nothing_is_sent_twice(own_tls_proxy: Proxy, connect: Connect) -> None:
     requests = [xid for xid in xids if xid > 0]  # the others are heartbeats
     assert requests == list(range(1, len(requests) + 1))
     writes = [frame.count(b"x") for frame in frames if len(frame) > 4 + 4]
+
     assert writes[-len(sizes) :] == sizes
 
 
@@ -253,4 +260,5 @@ def test_late_errors(proxy: Proxy, connect: Connect) -> None:
         else:
             assert path.rpartition("/")[2] in names
             assert written[token] == 1
+
     assert failed

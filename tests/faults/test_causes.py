@@ -86,6 +86,7 @@ def test_slow_listener(server: Ensemble, proxy: Proxy, connect: Connect) -> None
         lost()
     wait_until(lambda: last_causes(client) == ["reset", "listener", "expired"], BOUND)
     _, held_up, expired = client.handler.stats().disconnects
+
     assert "blocks (" in held_up.held_up_by
     assert held_up.held_up_seconds >= held_up.session_timeout_seconds == SESSION
     assert f"state listener {held_up.held_up_by} held up" in str(held_up)
@@ -107,6 +108,7 @@ def test_closed_by_another_thread(proxy: Proxy, connect: Connect) -> None:
     closer.join(BOUND)
     client.retry(client.exists, "/")
     (disconnect,) = client.handler.stats().disconnects
+
     assert "thread closer of this process closed its socket" in str(disconnect)
 
 
@@ -121,6 +123,7 @@ def test_tls_fails(proxy: Proxy, connect: Connect) -> None:
     lost()
     client.retry(client.exists, "/")
     (disconnect,) = client.handler.stats().disconnects
+
     assert "[SSL: " in disconnect.error  # the words of OpenSSL
 
 

@@ -173,6 +173,7 @@ def test_memory(proxy: Proxy, connect: Connect) -> None:
         assert client.retry(client.get, path)[0] == value
     received = peak()
     kept = traced() - before
+
     assert unsent < 8 * LARGE
     assert received < 8 * LARGE
     assert kept < LARGE // 10

@@ -183,6 +183,7 @@ def test_a_thread_starts_another() -> None:
         return True
 
     explored = explore(Family, [Family.parent, lambda family: family.write(3)], note)
+
     assert explored.complete
     assert found == {
         *((1, 2, 2), (1, 2, 3), (1, 3, 3)),

@@ -72,6 +72,7 @@ def test_private_server() -> None:
     assert "✗" not in demo.stdout
     assert "why it was lost, as it logs: " in demo.stdout
     last = demo.stdout.partition(COMPARISON)[2]
+
     assert "operations/s" in last
     assert "times as many operations per second" in last
 
@@ -128,6 +129,7 @@ def test_interrupted(
     assert begun
     assert demo.returncode == 128 + number
     told = [*out.splitlines(), *complaints(err)]
+
     assert told[-1].endswith(word)
     assert complaints(err) in ([], [f"kazoo_seqthreading: {word}"])
     assert client.get_children("/") == []
@@ -213,6 +215,7 @@ def test_what_is_broken_is_seen(
     )
     assert demo.returncode == 1, demo.stdout
     *_, last = titles(demo.stdout)
+
     assert complaint in last
     assert "✗" in demo.stdout.splitlines()[-1]
     assert client.get_children("/") == []

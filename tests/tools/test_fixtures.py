@@ -194,6 +194,7 @@ def test_live_ensemble_is_left_as_it_was(
 ) -> None:
     hosts = own_server.hosts + chroot
     result = outcomes(tmp_path, LIVE, "--handler=kazoo", ZOOKEEPER_HOSTS=hosts)
+
     assert result == {"test_chroot": "PASSED", "test_another": "PASSED"}
     assert left_behind(own_server, chroot) == []
 
@@ -254,5 +255,6 @@ def test_tests_that_are_ended_leave_nothing_behind(
         wait_until(tmp_path.joinpath("here").exists, 30.0)
         process.send_signal(number)
         assert process.wait(30.0) == pytest.ExitCode.INTERRUPTED
+
     assert not tmp_path.joinpath("next").exists()
     assert left_behind(own_server) == []

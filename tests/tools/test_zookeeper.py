@@ -188,6 +188,7 @@ def test_restart_keeps_address_and_data(
     assert node.address == address
     assert node.pid != pid
     client.start()
+
     assert client.get(f"/{end}")[0] == b"kept"
 
 
@@ -205,6 +206,7 @@ def test_suspend_and_resume(own_server: ZooKeeper) -> None:
         node.resume()
         connection.settimeout(10.0)
         assert connection.recv(9) == b"Zookeeper"
+
     assert node.mode() == "standalone"
 
 
@@ -228,6 +230,7 @@ def test_restore(own_server: ZooKeeper) -> None:
     pid = node.pid
     node.suspend()
     own_server.restore()
+
     assert node.mode() == "standalone"
     assert node.pid == pid
 
@@ -314,6 +317,7 @@ def test_taken_port(
             assert other.hosts not in zookeeper.hosts
             assert zookeeper.leader().alive
         assert other.nodes[0].mode() == "standalone"
+
     assert os.listdir(temporary) == []
 
 
@@ -336,6 +340,7 @@ def test_ports_do_not_follow_the_seed() -> None:
     random.seed(1)
     first = reserved_ports(4)
     random.seed(1)
+
     assert reserved_ports(4) != first
 
 
@@ -377,6 +382,7 @@ def test_ensemble_survives_the_loss_of_one(
     client.create("/survived", ephemeral=True)
     client.stop()
     ensemble.restore()
+
     assert sorted(node.mode() for node in ensemble.nodes).count("follower") == 2
 
 
@@ -403,6 +409,7 @@ def test_tls_port_accepts_a_session(
     client.create("/over-tls", ephemeral=True)
     plain = make_client(hosts=tls_server.hosts)
     plain.start()
+
     assert plain.exists("/over-tls")
 
 
@@ -547,6 +554,7 @@ def test_servers_outlive_a_forked_child(temporary: Path) -> None:
         assert process.stdin is not None
         process.stdin.close()
         assert process.wait(30.0) == 0
+
     assert gone(hosts, [pid], temporary)
 
 
@@ -609,6 +617,7 @@ for address in os.environ["ZOOKEEPER_HOSTS"].split(","):
         print(connection.recv(4).decode())
 """
     done = wrap("--nodes", str(nodes), "--", sys.executable, "-c", source)
+
     assert done.stderr == ""
     assert done.stdout == "imok\n" * nodes
     assert done.returncode == 0
@@ -635,6 +644,7 @@ def test_wrapper_without_zookeeper(
 ) -> None:
     monkeypatch.setenv("ZOOKEEPER_HOME", str(tmp_path))
     done = wrap("--", "echo", "ran")
+
     assert (done.returncode, done.stdout) == (125, "")
     assert f"ZOOKEEPER_HOME={tmp_path} holds no ZooKeeper release" in done.stderr
     assert "apt-get install libzookeeper-java" in done.stderr
@@ -646,6 +656,7 @@ def test_wrapper_without_its_command(temporary: Path) -> None:
     assert done.returncode == 127
     assert done.stderr == "/nonexistent/command: No such file or directory\n"
     done = wrap("--", str(temporary))
+
     assert done.returncode == 126
     assert done.stderr == f"{temporary}: Permission denied\n"
     assert os.listdir(temporary) == []
@@ -675,6 +686,7 @@ def test_wrapper_forwards_signals(temporary: Path, number: signal.Signals) -> No
         (pid,) = first_line(process)
         process.send_signal(number)
         assert process.wait(30.0) == 7
+
     assert not is_running(int(pid))
     assert os.listdir(temporary) == []
 
@@ -692,6 +704,7 @@ def test_wrapper_waits_for_the_command_after_ctrl_c(temporary: Path) -> None:
         os.killpg(process.pid, signal.SIGINT)
         output, _ = process.communicate("went on\n", timeout=30.0)
         assert output == "went on\n"
+
     assert process.returncode == 7
     assert os.listdir(temporary) == []
 
@@ -779,6 +792,7 @@ def test_finds_debians(tmp_path: Path) -> None:
     touch(tmp_path / "opt/homebrew/opt/zookeeper/libexec/lib/zookeeper-3.9.3.jar")
     touch(tmp_path / "usr/share/java/zookeeper.jar")
     jars = find_zookeeper(tmp_path).split(":")
+
     assert jars[0] == str(tmp_path / "usr/share/java/zookeeper.jar")
     assert len(jars) == len(DEBIAN_JARS)
 
@@ -790,6 +804,7 @@ def test_finds_homebrews(tmp_path: Path, prefix: str) -> None:
     touch(libexec / "lib/zookeeper-3.9.3.jar")
     java = touch(tmp_path / prefix / "opt/openjdk/bin/java")
     etc = tmp_path / prefix / "etc/zookeeper"
+
     assert find_zookeeper(tmp_path) == f"{etc}:{libexec}/*:{libexec}/lib/*"
     assert find_java(tmp_path) == str(java)
 
@@ -818,6 +833,7 @@ def test_finds_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ZooKeeperNotFound, match="jdk holds no Java"):
         find_java(tmp_path)
     java = touch(tmp_path / "jdk/bin/java")
+
     assert find_java(tmp_path) == str(java)
 
 
