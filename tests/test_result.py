@@ -38,7 +38,6 @@ from tests.support import (
     in_thread,
     interrupt,
     make_exception,
-    refcounted,
     together,
     wait_until,
 )
@@ -691,26 +690,6 @@ def test_complete_result_lets_go_of_its_links(
     wait_until(gone, what="the links, freed")
 
     assert result.ready()
-
-
-@refcounted
-def test_closure_over_its_result_is_freed_without_the_collector(
-    stopped: SequentialThreadingHandler,
-) -> None:
-    class Payload:
-        pass
-
-    def make() -> weakref.ref[Any]:
-        result, payload = AsyncResult[Any](stopped), Payload()
-        result.rawlink(lambda _: (result, payload))
-        result.set()
-        return weakref.ref(payload)
-
-    gc.disable()
-    try:
-        assert make()() is None
-    finally:
-        gc.enable()
 
 
 # -- waiting ---------------------------------------------------------------------------
