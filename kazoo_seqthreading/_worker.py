@@ -24,13 +24,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, Optional
 
 from ._callbacks import check_callable, describe, log_failure, run_isolated
 from ._stats import QueueCounters, QueueStats
 
 Item = Callable[[], Any]
+
+#: How long a thread that ends waits for a ``put`` that has begun, in seconds.
+PUT_TIMEOUT = 1.0
 
 
 def _stop() -> None:
@@ -198,7 +201,7 @@ class Worker:
             self._run_callbacks()
         finally:
             self._refusing = self._closed = True
-            self._hand_back()
+            self._hand_back(PUT_TIMEOUT)
             with self._changed:
                 self.ended = True
                 self._changed.notify_all()
@@ -243,12 +246,24 @@ class Worker:
             ended = monotonic()
             self._counters.count(began - queued, ended - began)
 
-    def _hand_back(self) -> None:
+    def _hand_back(self, timeout: float = 0.0) -> None:
+        """Pass the callbacks that came late to ``when_closed``.
+
+        PyPy's queue is not atomic: it adds an entry, then counts it. So a thread can
+        take an entry while it is another one that was counted.
+
+        :param timeout: how long to wait for an entry to be counted, in seconds
+        """
+        deadline = monotonic() + timeout
         while True:
             try:
                 entry = self.queue.get_nowait()
             except Empty:
-                return
+                uncounted = not self.queue_is_foreign and self.queue.qsize() > 0
+                if not uncounted or monotonic() >= deadline:
+                    return
+                sleep(0.001)
+                continue
             if entry is not _stop:
                 self._when_closed(entry[1] if type(entry) is tuple else entry)
 

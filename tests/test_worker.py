@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import logging
+import queue
 import threading
 import weakref
 from functools import partial
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from kazoo_seqthreading import _worker
 from kazoo_seqthreading._callbacks import run_isolated
 from kazoo_seqthreading._stats import QueueCounters
 from kazoo_seqthreading._worker import Worker
@@ -220,6 +222,36 @@ def test_callback_runs_under_no_lock(workers: Workers) -> None:
     workers.wait_ended(worker)
 
     assert calls == ["used", "put"]
+
+
+class Uncounted(queue._PySimpleQueue):  # type: ignore[name-defined,misc]
+    """PyPy's queue; it counts the first entry, a worker's end, later than others."""
+
+    gate = Gate()
+
+    def put(self, item: object, block: bool = True, timeout: object = None) -> None:
+        self._queue.append(item)
+        if len(self._queue) == 1:
+            self.gate()
+        self._count.release()
+
+
+def test_entry_that_is_counted_late(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_worker, "SimpleQueue", Uncounted)
+    monkeypatch.setattr(Uncounted, "gate", Gate())
+    worker, seen = workers.started(), list[str]()
+
+    closing = in_background(worker.close)
+    Uncounted.gate.wait_entered()
+    worker.put(partial(seen.append, "late"))
+    wait_until(lambda: worker._closed)
+    Uncounted.gate.open()
+    closing.result(TIMEOUT)
+    workers.wait_ended(worker)
+
+    assert [item.args[0] for item in workers.turned_away] + seen == ["late"]
 
 
 @pytest.mark.parametrize("refuse", [False, True])
