@@ -369,7 +369,7 @@ class Turn:
                 return  # a signal handler has completed it
             events = poller.poll(milliseconds(remaining))
             leader.polls = False
-            if any(fd == fds[1] for fd, _ in events):
+            if fds[1] in dict(events):
                 self._woken = True
                 return
             if events and not self._read():
