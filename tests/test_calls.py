@@ -300,6 +300,7 @@ def test_listener_waits_for_its_own_connection(make_client: MakeClient) -> None:
     client = make_client()
     connected = client.start_async()
     assert connected.wait(TIMEOUT)
+    client.get("/")  # the listeners of this connection have run
     waited = in_first_state(client, connected.wait)
     client._connection._socket.close()
     with pytest.raises(BlockingCallError, match=r"listener \("):
