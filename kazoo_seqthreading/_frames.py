@@ -18,7 +18,7 @@ length_and_header = Struct("!iiqi").unpack_from
 length_and_xid = Struct("!ii").unpack_from
 HEADER_SIZE = 20
 #: The size of a reply's header; a connect response is longer.
-MIN_FRAME = 16
+MIN_FRAME = HEADER_SIZE - 4
 #: More than any sensible ``jute.maxbuffer`` of a server.
 MAX_FRAME = 1 << 28
 

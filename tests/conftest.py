@@ -24,14 +24,8 @@ import pytest
 from kazoo.exceptions import NotEmptyError
 
 from tests import pollers
-from tests.support import (
-    KazooClient,
-    descriptors,
-    in_background,
-    make_tls,
-    thread_stacks,
-    wait_until,
-)
+from tests.background import in_background
+from tests.support import KazooClient, descriptors, make_tls, thread_stacks, wait_until
 from tests.zookeeper import ZooKeeper
 
 if TYPE_CHECKING:

@@ -29,7 +29,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -45,6 +44,7 @@ from kazoo.version import __version__ as kazoo_version
 import kazoo_seqthreading.__main__ as comparison
 from kazoo_seqthreading import SequentialThreadingHandler, __version__
 from kazoo_seqthreading.__main__ import SIGNALS, Signals, say
+from tests.background import in_background
 from tests.zookeeper import Node, ZooKeeper, ZooKeeperError
 
 #: The longest that anything may take, in seconds; and the whole, the comparison too.
@@ -359,24 +359,11 @@ def run(hosts: str, server: Node | None, screen: Screen) -> None:
         try:
             for number, (title, step) in enumerate(demo.steps(), 1):
                 screen.begin(f"{number}. {title}")
-                run_step(step)
+                # A Ctrl-C in the middle of a request might be lost in kazoo.
+                in_background(step).result()
         except BaseException:
             logging.disable()  # what fails with it is no news
             raise
-
-
-def run_step(step: Callable[[], object]) -> None:
-    """Run *step* in a thread: a Ctrl-C in a request might be lost in kazoo."""
-    future: Future[object] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(step())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    future.result()
 
 
 def compare(hosts: str, seconds: float, screen: Screen) -> None:

@@ -30,7 +30,7 @@ from typing import Any, Optional, TypeVar
 import kazoo
 
 import kazoo_seqthreading
-from tests.support import in_background
+from tests.background import in_background
 
 T = TypeVar("T")
 

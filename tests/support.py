@@ -11,7 +11,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -246,20 +245,6 @@ class Gate:
 
     def __exit__(self, *exc_info: object) -> None:
         self.open()
-
-
-def in_background(function: Callable[..., T], *args: Any, **kwargs: Any) -> Future[T]:
-    """Call *function* in a daemon thread; the future tells what became of it."""
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(function(*args, **kwargs))
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, name="background", daemon=True).start()
-    return future
 
 
 def in_thread(function: Callable[[], Any], limit: float = TIMEOUT) -> Any:

@@ -28,6 +28,7 @@ from kazoo_seqthreading import (
     SequentialThreadingHandler,
     TimeoutError,
 )
+from tests.background import in_background
 from tests.internals import run_as_connection, waiting
 from tests.support import (
     RAISED,
@@ -35,7 +36,6 @@ from tests.support import (
     Gate,
     MakeClient,
     frequent_switches,
-    in_background,
     make_exception,
     refcounted,
     run_python,

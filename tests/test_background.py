@@ -13,7 +13,6 @@ import pytest
 from kazoo_seqthreading import _background, _fork
 from kazoo_seqthreading._background import BackgroundThread
 from tests.support import (
-    TIMEOUT,
     Gate,
     frequent_switches,
     interrupt,
@@ -101,7 +100,7 @@ def test_no_entry_is_left_behind(
 
     with frequent_switches():
         together(*(partial(submit, range(n, 3000, 3)) for n in range(3)))
-    wait_until(lambda: len(handled) == 3000, TIMEOUT)
+    wait_until(lambda: len(handled) == 3000)
     wait_until(ended)
 
     assert sorted(handled) == list(range(3000))

@@ -19,8 +19,9 @@ from kazoo.exceptions import (
 from kazoo.handlers.utils import wrap
 
 from kazoo_seqthreading import AsyncResult, BlockingCallError
+from tests.background import in_background
 from tests.internals import waiting
-from tests.support import TIMEOUT, MakeClient, in_background, wait_until
+from tests.support import TIMEOUT, MakeClient, wait_until
 
 if TYPE_CHECKING:
     from tests.zookeeper import ZooKeeper

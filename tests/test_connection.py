@@ -16,16 +16,9 @@ import pytest
 from kazoo_seqthreading import SequentialThreadingHandler, _select
 from kazoo_seqthreading._connection import Connection
 from kazoo_seqthreading._wakeup import attach
+from tests.background import in_background
 from tests.internals import give_history, make_channel, wait_for_messages
-from tests.support import (
-    TIMEOUT,
-    Gate,
-    KazooClient,
-    MakeClient,
-    in_background,
-    in_thread,
-    wait_until,
-)
+from tests.support import TIMEOUT, Gate, KazooClient, MakeClient, in_thread, wait_until
 
 #: More than the buffers of two sockets take.
 LARGE = 8_000_000

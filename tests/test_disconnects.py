@@ -321,7 +321,7 @@ def test_log_handler_that_holds_up_the_connection_thread(
     log.addHandler(Blocks())
     client.exists_async("/")
     assert held_up.wait(TIMEOUT)
-    wait_until(lambda: causes(client) == ["call", "expired"], TIMEOUT)
+    wait_until(lambda: causes(client) == ["call", "expired"])
     (first, _) = client.handler.stats().disconnects
 
     assert "emit (" in first.held_up_by

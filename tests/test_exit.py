@@ -57,10 +57,8 @@ def signal_in(function, number=signal.SIGINT):
 
 
 @pytest.fixture
-def run(hosts: str, handler_class: type[Any]) -> Any:
+def run(hosts: str, handler_class: type[Any], stock: bool) -> Any:
     """Return a function that runs a script with the handler under test."""
-
-    stock = handler_class.__module__.startswith("kazoo.")
     limit = TIMEOUT if stock else 2 * TIMEOUT
 
     def run(script: str, *arguments: str) -> str:

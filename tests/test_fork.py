@@ -22,16 +22,9 @@ import pytest
 from kazoo.client import KazooClient
 from kazoo.exceptions import ConnectionClosedError
 
+from tests.background import in_background
 from tests.forking import Child, call, in_child, use
-from tests.support import (
-    ROOT,
-    TIMEOUT,
-    MakeClient,
-    descriptors,
-    in_background,
-    run_python,
-    wait_until,
-)
+from tests.support import ROOT, TIMEOUT, MakeClient, descriptors, run_python, wait_until
 from tests.zookeeper import ZooKeeper
 
 pytestmark = [
@@ -44,9 +37,9 @@ hangs = pytest.mark.stock_fails("an inherited client hangs")
 
 
 @pytest.fixture(autouse=True)
-def patience(handler_class: type[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def patience(stock: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Give children less time where kazoo's handler hangs."""
-    if handler_class.__module__.startswith("kazoo."):
+    if stock:
         monkeypatch.setattr(Child, "limit", TIMEOUT)
 
 

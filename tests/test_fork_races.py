@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from kazoo_seqthreading import SequentialThreadingHandler
+from tests.background import in_background
 from tests.forking import call, in_child, use
 from tests.internals import core_of
 from tests.support import (
@@ -19,7 +20,6 @@ from tests.support import (
     Gate,
     MakeClient,
     frequent_switches,
-    in_background,
     together,
     wait_until,
 )

@@ -21,13 +21,13 @@ import pytest
 from kazoo.protocol.states import Callback, WatchedEvent
 
 from kazoo_seqthreading import SequentialThreadingHandler
+from tests.background import in_background
 from tests.internals import core_of, run_as_connection, stopping
 from tests.support import (
     RAISED,
     TIMEOUT,
     Gate,
     frequent_switches,
-    in_background,
     in_thread,
     interrupt,
     make_exception,

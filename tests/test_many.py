@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from kazoo.exceptions import ConnectionLoss
 
+from tests.background import in_background
 from tests.faults.proxy import Fault, Proxy, Stall
-from tests.support import TIMEOUT, MakeClient, in_background, wait_until
+from tests.support import TIMEOUT, MakeClient, wait_until
 
 if TYPE_CHECKING:
     from tests.zookeeper import ZooKeeper

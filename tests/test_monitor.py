@@ -379,11 +379,11 @@ def test_log_handler_that_raises_is_called_again(
             with Gate() as inside:
                 impatient.completion_queue.put(inside)
                 inside.wait_entered()
-                wait_until(was_called(count), TIMEOUT)
+                wait_until(was_called(count))
             result = impatient.async_result()
             link_inline(result, fail)
             in_thread(partial(run_as_connection, impatient, result.set))
-            wait_until(was_called(count + 1), TIMEOUT)
+            wait_until(was_called(count + 1))
 
 
 # -- a client's callbacks --------------------------------------------------------------
@@ -474,7 +474,7 @@ def test_heartbeats_in_time_are_no_news(
     client = make_client(timeout=9.0)  # due after 3 s at the most, late after 3.9
     client.start()
     requests = client.handler.stats().requests
-    wait_until(lambda: client.handler.stats().requests >= requests + 2, TIMEOUT)
+    wait_until(lambda: client.handler.stats().requests >= requests + 2)
     settle()
 
     assert messages(caplog, CONNECTION) == []

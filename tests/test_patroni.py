@@ -16,7 +16,8 @@ from typing import Any
 import kazoo.handlers.threading
 import pytest
 
-from tests.support import TIMEOUT, Address, in_background, make_dead, wait_until
+from tests.background import in_background
+from tests.support import TIMEOUT, Address, make_dead, wait_until
 from tests.zookeeper import ZooKeeper
 
 pytest.importorskip("patroni", reason="Patroni is not installed: tox -e neighbours")

@@ -28,7 +28,8 @@ from kazoo.recipe.cache import TreeCache, TreeEvent
 from kazoo.recipe.watchers import PatientChildrenWatch
 from kazoo.security import make_digest_acl
 
-from tests.support import TIMEOUT, MakeClient, in_background, wait_until
+from tests.background import in_background
+from tests.support import TIMEOUT, MakeClient, wait_until
 from tests.zookeeper import ZooKeeper
 
 
@@ -342,7 +343,7 @@ def test_set_partitioner(start: MakeClient) -> None:
                 sorted(itertools.chain(*shares)) == list(items)
             )
 
-        wait_until(settled, TIMEOUT)
+        wait_until(settled)
         return [list(one) for one in partitioners]
 
     one, other = (
@@ -584,7 +585,7 @@ def minority() -> Iterator[ZooKeeper]:
         left = zookeeper.leader()
         for node in zookeeper.followers():
             node.kill()
-        wait_until(lambda: left.mode() == "read-only", TIMEOUT)
+        wait_until(lambda: left.mode() == "read-only")
         yield zookeeper
 
 

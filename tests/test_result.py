@@ -29,12 +29,12 @@ from kazoo.interfaces import IAsyncResult
 import kazoo_seqthreading
 from kazoo_seqthreading import AsyncResult, SequentialThreadingHandler, TimeoutError
 from kazoo_seqthreading._batch import end_batch, flush_batch, start_batch
+from tests.background import in_background
 from tests.internals import link_inline, run_as_connection, waiting
 from tests.support import (
     RAISED,
     TIMEOUT,
     frequent_switches,
-    in_background,
     in_thread,
     interrupt,
     make_exception,

@@ -21,8 +21,9 @@ from kazoo.exceptions import KazooException, NoNodeError
 from kazoo.handlers.threading import KazooTimeoutError
 from kazoo.protocol.connection import ConnectionHandler
 
+from tests.background import in_background
 from tests.faults.proxy import RST, Proxy, Stall
-from tests.support import TIMEOUT, Gate, in_background, in_thread, wait_until
+from tests.support import TIMEOUT, Gate, in_thread, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -113,7 +114,7 @@ def test_log_handler_that_writes_to_zookeeper(
             log.warning("record %d", number)
             assert nodes.failures == []
         if not stock:  # which does not warn of the callback
-            wait_until(lambda: set(nodes.names) > {"application"}, TIMEOUT)
+            wait_until(lambda: set(nodes.names) > {"application"})
 
     assert nodes.names.count("application") == 500
     assert len(client.get_children("/log")) == len(nodes.names) + 1
@@ -573,7 +574,7 @@ class Situations:
         client.add_listener(listener)
         self._proxy.cut(RST)
         assert held_up.wait(TIMEOUT)
-        wait_until(lambda: client.connected, TIMEOUT)
+        wait_until(lambda: client.connected)
         client.retry(client.exists, "/")
 
     def lost_connection(self) -> None:
@@ -586,7 +587,7 @@ class Situations:
         self._proxy.cut(RST)
         for _ in range(51):
             assert ended.acquire(timeout=TIMEOUT)
-        wait_until(lambda: client.connected, TIMEOUT)
+        wait_until(lambda: client.connected)
 
     def restart(self) -> None:
         client, ended = self._client, threading.Semaphore(0)

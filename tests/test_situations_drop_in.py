@@ -27,7 +27,8 @@ import kazoo.handlers.threading
 import pytest
 from kazoo.exceptions import NoNodeError
 
-from tests.support import TIMEOUT, in_background, in_thread, refcounted, wait_until
+from tests.background import in_background
+from tests.support import TIMEOUT, in_thread, refcounted, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

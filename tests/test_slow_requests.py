@@ -65,7 +65,7 @@ def test_named_once_while_it_waits(
     client.ensure_path("/app/config")
     with suspended(own_server):
         results = [client.get_async("/app/config") for _ in range(5)]
-        wait_until(lambda: warnings(caplog), TIMEOUT)
+        wait_until(lambda: warnings(caplog))
         again = client.handler.stats().connections[0].oldest_unanswered_seconds
         wait_until(
             lambda: (
@@ -95,9 +95,9 @@ def test_request_that_is_not_sent(
     client = make_client(hosts=own_server.hosts, timeout=4.0, handler=handler)
     client.start()
     own_server.nodes[0].kill()
-    wait_until(lambda: client._state == "CONNECTING", TIMEOUT)
+    wait_until(lambda: client._state == "CONNECTING")
     results = [client.get_async("/app/config") for _ in range(5)]
-    wait_until(lambda: warnings(caplog), TIMEOUT)
+    wait_until(lambda: warnings(caplog))
     own_server.restore()
     assert all(result.wait(TIMEOUT) for result in results)
     assert_documented(warnings(caplog)[0].message)
@@ -118,7 +118,7 @@ def test_request_that_is_not_sent_yet(
         results = [client.get_async("/app/config") for _ in range(5)]
         inside.wait_entered()
         core_of(client.handler).connections.watch.arm()
-        wait_until(lambda: warnings(caplog), TIMEOUT)
+        wait_until(lambda: warnings(caplog))
     for result in results:
         result.get(timeout=TIMEOUT)
     assert_documented(warnings(caplog)[0].message)
@@ -141,12 +141,12 @@ def test_the_watch_keeps_no_result(
 ) -> None:
     with suspended(own_server):
         result = client.exists_async("/node")
-        wait_until(lambda: warnings(caplog), TIMEOUT)
+        wait_until(lambda: warnings(caplog))
     assert result.get(timeout=TIMEOUT) is not None
     kept = weakref.ref(result)
     del result
     caplog.clear()
-    wait_until(lambda: gc.collect() >= 0 and kept() is None, TIMEOUT)
+    wait_until(lambda: gc.collect() >= 0 and kept() is None)
 
 
 @pytest.mark.parametrize("limit", [None, 1000.0])
@@ -183,7 +183,7 @@ def test_neither_data_nor_credentials(
             client.add_auth_async("digest", "me:s3cret"),
             client.set_async("/node", b"s3cret"),
         ]
-        wait_until(lambda: warnings(caplog), TIMEOUT)
+        wait_until(lambda: warnings(caplog))
     for result in results:
         result.get(timeout=TIMEOUT)
     (record,) = warnings(caplog)

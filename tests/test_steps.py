@@ -14,8 +14,9 @@ from kazoo.protocol.connection import ConnectionHandler
 
 from kazoo_seqthreading import SequentialThreadingHandler, _steps
 from kazoo_seqthreading._kazoo import methods_are_known
+from tests.background import in_background
 from tests.faults.proxy import Lag, Proxy
-from tests.support import TIMEOUT, MakeClient, in_background, run_python, wait_until
+from tests.support import TIMEOUT, MakeClient, run_python, wait_until
 
 pytestmark = pytest.mark.skipif(not _steps.ENABLED, reason="they are switched off")
 

@@ -26,16 +26,10 @@ from kazoo.exceptions import (
 )
 
 from kazoo_seqthreading import TimeoutError, _steps, _turn
+from tests.background import in_background
 from tests.internals import core_of
 from tests.interrupts import Where, interrupt_everywhere
-from tests.support import (
-    TIMEOUT,
-    MakeClient,
-    in_background,
-    interrupt,
-    together,
-    wait_until,
-)
+from tests.support import TIMEOUT, MakeClient, interrupt, together, wait_until
 from tests.zookeeper import ZooKeeper
 
 pytestmark = pytest.mark.skipif(
@@ -390,7 +384,7 @@ def test_reader_sees_what_another_thread_has_written(client: Any) -> None:
 
 def check_that_it_goes_on(client: Any, made: int, _: object = None) -> None:
     assert in_background(client.get, "/node").result(TIMEOUT)[0] == b"data"
-    wait_until(lambda: not client._pending and not client._queue, TIMEOUT)
+    wait_until(lambda: not client._pending and not client._queue)
     assert client.handler.stats().connections_made == made, "it was reconnected"
     wait_until(lambda: not led_by(client))
 

@@ -18,12 +18,12 @@ from kazoo_seqthreading import _worker
 from kazoo_seqthreading._callbacks import run_isolated
 from kazoo_seqthreading._stats import QueueCounters
 from kazoo_seqthreading._worker import Worker
+from tests.background import in_background
 from tests.support import (
     RAISED,
     TIMEOUT,
     Gate,
     frequent_switches,
-    in_background,
     in_thread,
     interrupt,
     make_exception,
@@ -224,30 +224,26 @@ def test_callback_runs_under_no_lock(workers: Workers) -> None:
     assert calls == ["used", "put"]
 
 
-class Uncounted(queue._PySimpleQueue):  # type: ignore[name-defined,misc]
-    """PyPy's queue; it counts the first entry, a worker's end, later than others."""
-
-    gate = Gate()
-
-    def put(self, item: object, block: bool = True, timeout: object = None) -> None:
-        self._queue.append(item)
-        if len(self._queue) == 1:
-            self.gate()
-        self._count.release()
-
-
 def test_entry_that_is_counted_late(
     workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_worker, "SimpleQueue", Uncounted)
-    monkeypatch.setattr(Uncounted, "gate", Gate())
+    counted = Gate()
+
+    class PyPyQueue(queue._PySimpleQueue):  # type: ignore[name-defined,misc]
+        def put(self, item: object) -> None:
+            self._queue.append(item)
+            if len(self._queue) == 1:  # the end of the worker
+                counted()
+            self._count.release()
+
+    monkeypatch.setattr(_worker, "SimpleQueue", PyPyQueue)
     worker, seen = workers.started(), list[str]()
 
     closing = in_background(worker.close)
-    Uncounted.gate.wait_entered()
+    counted.wait_entered()
     worker.put(partial(seen.append, "late"))
     wait_until(lambda: worker._closed)
-    Uncounted.gate.open()
+    counted.open()
     closing.result(TIMEOUT)
     workers.wait_ended(worker)
 
