@@ -142,7 +142,12 @@ class Demo:
 
     def open(self) -> Any:
         """Return a client with the handler, started; it is closed in the end."""
-        client = make_client(self._hosts, handler=SequentialThreadingHandler())
+        hosts = self._hosts
+        if self._server is not None:
+            # While it starts, ZooKeeper may forget a connection. Named twice, two
+            # attempts to connect fit into a session.
+            hosts = f"{self._server.address},{hosts}"
+        client = make_client(hosts, handler=SequentialThreadingHandler())
         self._stack.callback(client.close)
         self._stack.callback(client.stop)
         client.start(TIMEOUT)
